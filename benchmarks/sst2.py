@@ -1,0 +1,190 @@
+"""SST-2 end to end: the headline figures of the README.
+
+    .venv/bin/python benchmarks/sst2.py                 # the whole search, about 45 minutes on two cores
+    .venv/bin/python benchmarks/sst2.py --throughput    # only: our training loop beside a plain one
+
+Needs the data folder (``--data``, default ``../shared/data``) with ``text/sst2`` and ``teachers/sst2-minilm``.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+from torch.nn import functional as F
+
+from compressors.distillation import Distillation
+from compressors.importance import score_importance
+from launch.commands import make_executor, make_tracker
+from launch.recipes import load_recipe, save_recipe
+from launch.report import terminal_table, write_report
+from launch.report_data import open_record, report_data
+from launch.terminal import make_progress
+from nas.data.sources import load_data
+from nas.data.tokenize import tokenize
+from nas.distill import distill
+from nas.engine import Engine
+from nas.recipe import Recipe, TrainSettings
+from nas.run_folder import RunFolder, fresh_folder
+from nas.teacher import load_teacher, predict_logits
+from search_spaces.families.text_encoder import TextEncoderFamily
+
+RECIPE = Path(__file__).with_name("sst2.yaml")
+
+
+def main() -> None:
+    """Run what the options ask for."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--data", type=Path, default=Path("../shared/data"))
+    options.add_argument("--output", type=Path, default=None, help="run folder; an existing one is continued")
+    options.add_argument("--throughput", action="store_true", help="only compare training loops")
+    options.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    arguments = options.parse_args()
+    recipe = _recipe(arguments.data, arguments.set)
+    if arguments.throughput:
+        compare_throughput(recipe)
+    else:
+        run_search(recipe, arguments.output)
+
+
+def _recipe(data: Path, sets: list[str]) -> Recipe:
+    """Return the benchmark's recipe with paths into the data folder."""
+    sst2 = data / "text" / "sst2"
+    paths = {
+        "teacher.model": str(data / "teachers" / "sst2-minilm"),
+        "data.source": str(sst2 / "train.csv.gz"),
+        "data.validation": str(sst2 / "dev.csv.gz"),
+        "data.test": str(sst2 / "test.csv.gz"),
+    }
+    return load_recipe(str(RECIPE), paths, sets)
+
+
+def run_search(recipe: Recipe, output: Path | None) -> None:
+    """Run the search and print the figures that the README quotes."""
+    folder = RunFolder(output) if output else fresh_folder(Path("runs"), recipe.name)
+    folder.create()
+    folder.lock()
+    save_recipe(recipe, folder.recipe)
+    progress, tracker, executor = make_progress(folder.log), make_tracker(recipe, folder), make_executor(recipe)
+    memory = PeakMemory()
+    started = time.monotonic()
+    try:
+        Engine(recipe, folder, executor, tracker, progress).run()
+        tracker.finish("finished")
+    finally:
+        progress.close()
+        executor.close()
+    wall = time.monotonic() - started
+    data = report_data(folder, recipe)
+    write_report(folder.path, data)
+    progress.console.print(terminal_table(data))
+    print(json.dumps(figures(folder, wall, memory.stop()), indent=2))
+
+
+def figures(folder: RunFolder, wall_s: float, worker_mb: float) -> dict[str, object]:
+    """Return the benchmark's figures from the run's record."""
+    attrs = open_record(folder).attrs
+    teacher, best = attrs["teacher"], attrs["students"][0]
+    return {
+        "minutes": round(wall_s / 60, 1),
+        "seconds_per_phase": {name: round(seconds, 1) for name, seconds in attrs["seconds"].items()},
+        "share_not_training_or_measuring": attrs["overhead"],
+        "best": best["name"],
+        "shape": best["shape"],
+        "accuracy_of_teacher_dev": round(best["metrics"]["accuracy"] / teacher["accuracy"], 4),
+        "accuracy_dev_mean_sd": [round(best["accuracy_mean"], 4), round(best["accuracy_sd"], 4)],
+        "accuracy_test_mean_sd": [round(best["test_mean"], 4), round(best["test_sd"], 4)],
+        "teacher_dev_test": [round(teacher["accuracy"], 4), round(teacher["test_accuracy"], 4)],
+        "speedup": round(best["measurement"]["speedup"], 2),
+        "latency_ms": round(best["measurement"]["median_ms"], 3),
+        "teacher_latency_ms": round(best["measurement"]["reference_ms"], 3),
+        "predictor": attrs["predictor"],
+        "peak_driver_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "peak_worker_mb": round(worker_mb),
+    }
+
+
+class PeakMemory:
+    """Watches the largest resident size of any descendant process."""
+
+    def __init__(self) -> None:
+        """Start watching, twice a second."""
+        self._peak, self._done = 0.0, threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        """Sample until told to stop."""
+        while not self._done.wait(0.5):
+            for child in psutil.Process().children(recursive=True):
+                try:
+                    self._peak = max(self._peak, child.memory_info().rss / 2**20)
+                except psutil.Error:  # it ended meanwhile
+                    continue
+
+    def stop(self) -> float:
+        """Stop watching and return the peak in MiB."""
+        self._done.set()
+        self._thread.join()
+        return self._peak
+
+
+def compare_throughput(recipe: Recipe, rows: int = 2560, rounds: int = 3) -> None:
+    """Print sentences per second of our loop and of a plain loop on the same student, interleaved."""
+    data = load_data(recipe.data, 0)
+    teacher, _ = load_teacher(recipe.teacher, data.labels)
+    family = TextEncoderFamily()
+    genes = {**family.warm_start(teacher.model.config, "uniform")[0]}
+    genes |= {f"keep_{i}": i in (2, 5) for i in range(1, 6)} | {"ffn": 768}
+    architecture = family.architecture(teacher.model.config, genes, "uniform")
+    sample = tokenize(teacher.tokenizer, data.train, recipe.data.max_length).subset(np.arange(rows))
+    logits = predict_logits(teacher.model, sample).astype(np.float16)
+    batch = sample.collate(np.arange(64))
+    importance = score_importance(teacher.model, [(batch, torch.from_numpy(sample.labels[:64]))], "first_order")
+    plain, ours = [], []
+    for _ in range(rounds):
+        student = family.build(teacher.model, architecture, importance)
+        plain.append(_plain_loop(student, teacher.model, sample, 640))
+        student = family.build(teacher.model, architecture, importance)
+        epochs = distill(student, sample, logits, TrainSettings(epochs=1), seed=0, loss=Distillation())
+        ours.append(epochs[-1].sentences_per_s)
+        print(f"plain {plain[-1]:.0f}, ours {ours[-1]:.0f} sentences/s", flush=True)
+    first, second = statistics.median(plain), statistics.median(ours)
+    print(f"{architecture.describe()}, {torch.get_num_threads()} threads: plain {first:.0f}, ours {second:.0f} "
+          f"sentences/s, ratio {second / first:.1f}")
+
+
+def _plain_loop(student: torch.nn.Module, teacher: torch.nn.Module, tokens: object, rows: int) -> float:
+    """Return sentences/s of the usual loop: live teacher, random batches padded to their longest, all parameters."""
+    optimizer = torch.optim.AdamW(student.parameters(), lr=3e-4)
+    order = np.random.default_rng(0).permutation(len(tokens))[:rows]
+    student.train()
+    started = time.perf_counter()
+    for start in range(0, rows, 32):
+        ids, mask, types = tokens.collate(order[start : start + 32])
+        labels = torch.from_numpy(tokens.labels[order[start : start + 32]])
+        with torch.no_grad():
+            soft = F.softmax(_all_tokens(teacher, ids, mask, types) / 2, dim=-1)
+        logits = _all_tokens(student, ids, mask, types)
+        kl = F.kl_div(F.log_softmax(logits / 2, dim=-1), soft, reduction="batchmean") * 4
+        loss = 0.1 * F.cross_entropy(logits, labels) + 0.9 * kl
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        optimizer.step()
+    return rows / (time.perf_counter() - started)
+
+
+def _all_tokens(model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor) -> torch.Tensor:
+    """Return logits with the last layer computed for every token, as plain models do."""
+    return model(ids, mask, types, hidden_states=True)[0]
+
+
+if __name__ == "__main__":
+    main()

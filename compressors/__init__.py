@@ -1,0 +1,13 @@
+"""Methods that make a model smaller; each declares its knobs as dimensions and reports what it changed."""
+
+from search_spaces.registry import Table
+
+COMPRESSORS = Table(
+    "compressor",
+    {
+        "distillation": "compressors.distillation:Distillation",
+        "structured_pruning": "compressors.structured:StructuredPruning",
+        "weight_pruning": "compressors.weights:WeightPruning",
+        "int8": "compressors.int8:DynamicInt8",
+    },
+)

@@ -1,0 +1,164 @@
+"""The command line: options and help texts only; the work is in `launch.commands`, imported when a command runs."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from search_spaces.errors import NasError
+from search_spaces.registry import Table
+
+COMMANDS = Table(
+    "command",
+    {
+        "search": "launch.commands:search",
+        "resume": "launch.commands:resume",
+        "report": "launch.commands:report",
+        "export": "launch.commands:export",
+        "recipe": "launch.commands:recipe",
+        "doctor": "launch.doctor:doctor",
+    },
+)
+
+app = typer.Typer(
+    name="nas",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="""
+The best student of **your** teacher for **this** device.
+
+A search trains small students of a fine-tuned model by distillation, prunes and quantizes them on the way, measures
+the deployed artefacts, and keeps what no other student beats.
+
+    nas search quickstart        # offline, about seven minutes on two cores
+
+    nas report runs/quickstart
+""",
+)
+
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of a search, e.g. runs/quickstart.")]
+
+
+@app.command()
+def search(
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="[RECIPE]", help="YAML file, or an embedded recipe such as quickstart.")
+    ] = None,
+    teacher: Annotated[str | None, typer.Option(help="Local folder or Hugging Face id of the teacher.")] = None,
+    data: Annotated[str | None, typer.Option(help="csv, tsv, jsonl or parquet file (.gz too), or hub id.")] = None,
+    device: Annotated[str | None, typer.Option(help="Device to measure on.")] = None,
+    max_latency_ms: Annotated[float | None, typer.Option(help="Hard limit on the student's median latency.")] = None,
+    trials: Annotated[int | None, typer.Option(help="Students to train.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Run folder; default runs/NAME.")] = None,
+    address: Annotated[str | None, typer.Option(help="Ray cluster; default RAY_ADDRESS, else a local Ray.")] = None,
+    sets: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of the recipe.")] = None,
+) -> None:
+    """Search for students of a teacher on a device.
+
+    Prepares the teacher, profiles the device, trains students, finalizes the best. Ends with a report and a folder
+    for each student; can be stopped at any time and continued with `nas resume`.
+
+    **Examples**
+
+        nas search quickstart
+
+        nas search recipe.yaml --trials 40 --set search.strategy=tpe
+
+        nas search --teacher ./my-model --data sst2.csv --device cpu --max-latency-ms 1.0 --trials 40
+    """
+    overrides = {
+        "teacher.model": teacher,
+        "data.source": data,
+        "device.name": device,
+        "search.trials": trials,
+        "cluster.address": address,
+    }
+    _run("search", recipe, overrides, sets or [], max_latency_ms, output)
+
+
+@app.command()
+def resume(
+    run: Run,
+    trials: Annotated[int | None, typer.Option(help="A larger budget than the recipe's.")] = None,
+    address: Annotated[str | None, typer.Option(help="Ray cluster to continue on.")] = None,
+) -> None:
+    """Continue a search exactly where it stopped, after Ctrl-C, a crash or a power cut.
+
+    Finished trials are kept and not repeated; what was running is trained again.
+
+    **Example**
+
+        nas resume runs/quickstart
+    """
+    _run("resume", run, trials, address)
+
+
+@app.command()
+def report(
+    run: Run,
+    show: Annotated[bool, typer.Option(help="Print the table; --no-show only writes the HTML file.")] = True,
+) -> None:
+    """Print the front as a table and write report.html with the plot.
+
+    **Example**
+
+        nas report runs/quickstart
+    """
+    _run("report", run, show)
+
+
+@app.command()
+def export(
+    run: Run,
+    student: Annotated[str, typer.Option(help="Name of a student, or best.")] = "best",
+    output: Annotated[Path | None, typer.Option(help="Target folder; default ./STUDENT.")] = None,
+) -> None:
+    """Copy a student into a folder that can be shipped: HF files, ONNX, tokenizer, manifest, model card.
+
+    **Example**
+
+        nas export runs/quickstart --student best --output my-student
+    """
+    _run("export", run, student, output)
+
+
+@app.command()
+def recipe(
+    name: Annotated[str, typer.Argument(help="Name of an embedded recipe.")] = "quickstart",
+) -> None:
+    """Print an embedded recipe, to begin one of your own.
+
+    **Example**
+
+        nas recipe quickstart > recipe.yaml
+    """
+    _run("recipe", name)
+
+
+@app.command()
+def doctor(
+    address: Annotated[str | None, typer.Option(help="Ray cluster to check; default RAY_ADDRESS, else local.")] = None,
+) -> None:
+    """Say what works here and what does not: versions, cores, cluster, device, tracker; and what to do.
+
+    **Example**
+
+        nas doctor
+    """
+    _run("doctor", address)
+
+
+def _run(name: str, *arguments: Any) -> None:
+    """Run a command; an expected error is one line on stderr and an exit code, never a traceback."""
+    try:
+        code = COMMANDS.load(name)(*arguments)
+    except NasError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(error.exit_code) from None
+    raise typer.Exit(code or 0)
+
+
+def main() -> None:
+    """Entry point of the ``nas`` command."""
+    app()

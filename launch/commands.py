@@ -1,0 +1,185 @@
+"""What the commands do: put recipe, folder, executor, tracker and terminal together, and run the engine."""
+
+import logging
+import os
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import typer
+
+from launch.export import export_student
+from launch.mlflow_tracker import MlflowTracker
+from launch.ray_executor import RayExecutor
+from launch.recipes import EMBEDDED, embedded_names, load_recipe, save_recipe
+from launch.report import terminal_table, write_report
+from launch.report_data import report_data
+from launch.terminal import make_progress
+from nas.engine import Engine
+from nas.executor import Executor
+from nas.inprocess import InProcessExecutor
+from nas.recipe import Recipe
+from nas.run_folder import RunFolder, fresh_folder
+from nas.tracker import NullTracker, Tracker
+from search_spaces.errors import ConfigError
+from search_spaces.registry import unknown_name
+
+
+class Stopped(KeyboardInterrupt):
+    """SIGTERM: an orderly end like Ctrl-C, with an exit code of its own."""
+
+
+def search(
+    source: str | None,
+    overrides: Mapping[str, Any],
+    sets: Sequence[str],
+    max_latency_ms: float | None,
+    output: Path | None,
+) -> int:
+    """Run a new search; return the exit code."""
+    recipe = load_recipe(source, overrides, sets)
+    if max_latency_ms is not None:
+        limits = (*recipe.constraints, f"latency_ms <= {max_latency_ms:g}")
+        recipe = recipe.model_copy(update={"constraints": limits})
+    folder = RunFolder(output) if output else fresh_folder(Path("runs"), recipe.name)
+    if folder.recipe.exists():
+        raise ConfigError(
+            f"run folder {folder.path}: holds a search already; continue it with: nas resume {_short(folder.path)}"
+        )
+    folder.create()
+    folder.lock()
+    save_recipe(recipe, folder.recipe)
+    return _drive(recipe, folder)
+
+
+def resume(run: Path, trials: int | None, address: str | None) -> int:
+    """Continue a search; return the exit code."""
+    folder = _existing(run)
+    folder.lock()
+    recipe = load_recipe(str(folder.recipe), {"search.trials": trials, "cluster.address": address}, [])
+    save_recipe(recipe, folder.recipe)
+    return _drive(recipe, folder)
+
+
+def report(run: Path, show: bool) -> int:
+    """Write the HTML report of a run and print its table."""
+    folder = _existing(run)
+    data = report_data(folder, load_recipe(str(folder.recipe), {}, []))
+    path = write_report(folder.path, data)
+    progress = make_progress(folder.log)
+    if show:
+        progress.console.print(terminal_table(data))
+    progress.say(f"report: {_short(path)}")
+    progress.close()
+    return 0
+
+
+def export(run: Path, student: str, output: Path | None) -> int:
+    """Copy a student to a folder that can be shipped."""
+    folder = _existing(run)
+    target = export_student(folder, load_recipe(str(folder.recipe), {}, []), student, output)
+    typer.echo(f"exported: {_short(target)}")
+    return 0
+
+
+def recipe(name: str) -> int:
+    """Print an embedded recipe."""
+    if name not in embedded_names():
+        raise unknown_name("recipe", name, embedded_names())
+    typer.echo((EMBEDDED / f"{name}.yaml").read_text(), nl=False)
+    return 0
+
+
+def make_executor(recipe: Recipe) -> Executor:
+    """Return the executor a recipe asks for."""
+    if recipe.cluster.executor == "inprocess":
+        return InProcessExecutor()
+    return RayExecutor(recipe.cluster, recipe.device)
+
+
+def make_tracker(recipe: Recipe, folder: RunFolder) -> Tracker:
+    """Return the tracker a recipe asks for: the recipe's URI, MLFLOW_TRACKING_URI, or SQLite in the run folder."""
+    if not recipe.tracking.mlflow:
+        return NullTracker()
+    uri = recipe.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
+    return MlflowTracker(uri, recipe.tracking.experiment, folder.path)
+
+
+def _drive(recipe: Recipe, folder: RunFolder) -> int:
+    """Run the engine in a locked folder; say how it ended and how to go on."""
+    progress = make_progress(folder.log)
+    executor, tracker = make_executor(recipe), make_tracker(recipe, folder)
+    progress.say(f"run folder: {_short(folder.path)}")
+    with _quiet_libraries(), _stoppable():
+        try:
+            Engine(recipe, folder, executor, tracker, progress).run()
+            _finish(recipe, folder, progress, tracker)
+            return 0
+        except KeyboardInterrupt as signalled:
+            tracker.finish("killed")
+            progress.warn(f"stopped; continue with: nas resume {_short(folder.path)}")
+            return 143 if isinstance(signalled, Stopped) else 130
+        except BaseException:
+            tracker.finish("failed")
+            raise
+        finally:
+            progress.close()
+            executor.close()
+            folder.unlock()
+
+
+def _finish(recipe: Recipe, folder: RunFolder, progress: Any, tracker: Tracker) -> None:
+    """Write the report, print the table, and export the best student."""
+    data = report_data(folder, recipe)
+    path = write_report(folder.path, data)
+    tracker.log_summary({}, [path, folder.recipe])
+    tracker.finish("finished")
+    target = export_student(folder, recipe, "best", folder.path / "best")
+    progress.close()
+    progress.console.print(terminal_table(data))
+    progress.say(f"report: {_short(path)}")
+    progress.say(f"best student: {_short(target)}")
+
+
+def _existing(run: Path) -> RunFolder:
+    """Return the folder of an existing run."""
+    folder = RunFolder(run)
+    if not folder.recipe.is_file():
+        raise ConfigError(f"run folder {run}: holds no recipe.yaml; give the folder of a search, e.g. runs/quickstart.")
+    return folder
+
+
+def _short(path: Path) -> str:
+    """Return a path as a person here would type it."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Turn SIGTERM into an orderly end; a second signal ends the process at once."""
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        raise Stopped if signum == signal.SIGTERM else KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Keep other libraries' chatter off the terminal; warnings of theirs stay in their own logs."""
+    for name in ("optuna", "mlflow", "alembic", "transformers", "ray", "onnxruntime", "torch"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    yield

@@ -1,0 +1,106 @@
+"""Export: a student's folder, checked, with a model card, ready to ship."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from launch.report_data import open_record
+from nas.files import atomic_write
+from nas.recipe import Recipe
+from nas.run_folder import RunFolder
+from nas.student import MANIFEST, manifest, write_manifest
+from search_spaces.errors import ConfigError
+from search_spaces.registry import unknown_name
+
+
+def export_student(folder: RunFolder, recipe: Recipe, name: str, output: Path | None) -> Path:
+    """Copy a student of a run to a folder and write its model card.
+
+    Args:
+        folder: A finished run.
+        recipe: The run's recipe.
+        name: A student's name, or ``best``.
+        output: Target, must not exist unless it is an earlier export; default ``./<student's name>``.
+
+    Returns:
+        The target folder.
+
+    Raises:
+        ConfigError: No such student, an unfinished run, or a target that is something else.
+        StateError: The student's files do not match its manifest.
+    """
+    names = _students(folder)
+    chosen = names[0] if name == "best" else name
+    if chosen not in names:
+        raise unknown_name("student", name, ["best", *names])
+    source = folder.students / chosen
+    facts = manifest(source)
+    target = output or Path(chosen)
+    if target.exists() and not (target / MANIFEST).exists():
+        raise ConfigError(f"export {target}: exists and is no exported student; choose another --output.")
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(source, target)
+    atomic_write(target / "README.md", model_card(facts, recipe).encode())
+    facts.pop("files")
+    write_manifest(target, facts)
+    return target
+
+
+def _students(folder: RunFolder) -> list[str]:
+    """Return the names of a run's students, best first."""
+    rows = open_record(folder).attrs.get("students", [])
+    if not rows:
+        raise ConfigError(f"run folder {folder.path}: has no students yet; finish it with: nas resume {folder.path}")
+    return [row["name"] for row in rows]
+
+
+def model_card(facts: dict[str, Any], recipe: Recipe) -> str:
+    """Return the README of a student: what it is, how it was measured, how to load it."""
+    metrics, measured, teacher = facts["metrics"], facts["measurement"], facts["teacher_metrics"]
+    tests = f" (test {metrics['test_accuracy']:.4f})" if "test_accuracy" in metrics else ""
+    teacher_tests = f" (test {teacher['test_accuracy']:.4f})" if "test_accuracy" in teacher else ""
+    return f"""---
+library_name: {"transformers" if facts["uniform"] else "prentice"}
+pipeline_tag: text-classification
+tags: [neural-architecture-search, distillation, onnx]
+---
+# {facts["name"]}
+
+A student of `{facts["teacher"]}`: {facts["shape"]}.
+
+| | student | teacher |
+|---|---:|---:|
+| validation accuracy | {metrics["accuracy"]:.4f}{tests} | {teacher["accuracy"]:.4f}{teacher_tests} |
+| latency, median | {measured["median_ms"]:.3f} ms (95 % CI {measured["low_ms"]:.3f}-{measured["high_ms"]:.3f}) \
+| {measured["reference_ms"]:.3f} ms |
+| size of model.onnx | {metrics["size_bytes"] / 1e6:.1f} MB | {teacher["size_bytes"] / 1e6:.1f} MB |
+
+The student's accuracy and latency are those of `model.onnx`; measured on device `{recipe.device.name}`,
+{recipe.device.threads} thread(s), batch {recipe.device.batch}, {measured["speedup"]:.1f}x faster than the teacher's
+fp32 artefact in the same interleaved run.
+
+## Use
+
+```python
+import numpy as np, onnxruntime
+from transformers import AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("this-folder")
+session = onnxruntime.InferenceSession("this-folder/model.onnx", providers=["CPUExecutionProvider"])
+row = tokenizer("a text", truncation=True, max_length={recipe.data.max_length}, return_tensors="np")
+names = [node.name for node in session.get_inputs()]
+logits = session.run(None, {{name: row[name].astype(np.int64) for name in names}})[0]
+```
+
+{_torch_lines(facts["uniform"])}
+"""
+
+
+def _torch_lines(uniform: bool) -> str:
+    """Return how to load the full-precision weights in torch."""
+    if uniform:
+        return (
+            "The full-precision weights load with plain transformers: "
+            '`AutoModelForSequenceClassification.from_pretrained("this-folder")`.'
+        )
+    return 'The full-precision weights load with `nas.load_student("this-folder")`; no remote code is involved.'

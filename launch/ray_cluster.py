@@ -1,0 +1,185 @@
+"""The connection to Ray: a private local instance, or somebody's cluster, and what its nodes offer.
+
+Knows nodes and resources; not what a task does.
+"""
+
+import logging
+import os
+import secrets
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+
+import compressors
+import launch
+import nas
+import search_spaces
+from nas.recipe import ClusterSettings
+from search_spaces.errors import ConfigError, DeviceError
+
+log = logging.getLogger(__name__)
+
+OUR_PACKAGES = (search_spaces, compressors, nas, launch)
+DEVICE_WAIT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Node:
+    """One living node: its address and everything it offers, whether in use or not."""
+
+    address: str
+    resources: dict[str, float]
+
+    @property
+    def cpus(self) -> float:
+        """Return its CPUs; 0 on a head that runs no tasks."""
+        return self.resources.get("CPU", 0.0)
+
+
+def device_resource(device: str) -> str:
+    """Return the custom resource that counts measurement slots, e.g. ``nas_device:cpu``."""
+    return f"nas_device:{device}"
+
+
+class RayCluster:
+    """One connection to Ray, made by `connect` and undone by `close`."""
+
+    def __init__(self, settings: ClusterSettings, device: str) -> None:
+        """Remember where to connect; nothing is started.
+
+        Args:
+            settings: ``address``, else ``RAY_ADDRESS``, else a local instance that dies with this process.
+            device: Name of the device; a local instance offers one slot of it.
+        """
+        self.address = settings.address or os.environ.get("RAY_ADDRESS")
+        self._device = device
+        self._folder: Path | None = None
+        self._is_ours = False
+
+    def connect(self) -> None:
+        """Start or join Ray; a Ray that this process has already started is used as it is.
+
+        Raises:
+            ConfigError: No Ray answers at the address.
+        """
+        if ray.is_initialized():
+            return
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        if self.address is None:
+            self._start_local()
+        else:
+            self._join(self.address)
+        self._is_ours = True
+
+    def _start_local(self) -> None:
+        """Start a Ray that only this user can reach: own token, own folder, no dashboard."""
+        ensure_private_token()
+        self._folder = Path(tempfile.mkdtemp(prefix="nas-"))  # 0700; Ray opens its own folder to everybody
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            resources={device_resource(self._device): 1},
+            _temp_dir=str(self._folder / "ray"),
+        )
+
+    def _join(self, address: str) -> None:
+        """Join a running cluster; our code travels with the job, so its nodes need the libraries only."""
+        _check_reachable(address)
+        try:
+            ray.init(
+                address=address,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                runtime_env={"py_modules": [str(Path(package.__path__[0])) for package in OUR_PACKAGES]},
+            )
+        except ConnectionError as error:
+            raise _unreachable(address, error) from None
+
+    def nodes(self) -> list[Node]:
+        """Return the living nodes."""
+        return [Node(node["NodeManagerAddress"], node["Resources"]) for node in ray.nodes() if node["Alive"]]
+
+    def await_device(self, wait_s: float = DEVICE_WAIT_S) -> list[Node]:
+        """Return the nodes that offer the device, after waiting for one to join if need be.
+
+        Raises:
+            DeviceError: None joined in time; the message holds the command that makes one join.
+        """
+        deadline = time.monotonic() + wait_s
+        for nodes in self._polls():
+            offering = [node for node in nodes if node.resources.get(device_resource(self._device))]
+            if offering:
+                return offering
+            if time.monotonic() >= deadline:
+                raise DeviceError(self.missing_device(len(nodes)))
+        raise AssertionError("polls never end")
+
+    def _polls(self) -> Iterator[list[Node]]:
+        """Yield the living nodes at once and then every second; say so when waiting begins."""
+        yield (nodes := self.nodes())
+        log.warning("%s", self.missing_device(len(nodes)))
+        while True:
+            time.sleep(1.0)
+            yield self.nodes()
+
+    def missing_device(self, n_nodes: int) -> str:
+        """Return the message for a device that no node offers."""
+        resource = device_resource(self._device)
+        return (
+            f"device '{self._device}': 0 of {n_nodes} nodes offer {resource}; one must. Join one with: "
+            f"ray start --address={self.address or 'HEAD:6379'} --resources='{{\"{resource}\": 1}}'"
+        )
+
+    def close(self) -> None:
+        """Leave Ray, and stop it if it is our local one; idempotent."""
+        if self._is_ours:
+            ray.shutdown()
+            self._is_ours = False
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+
+def ensure_private_token() -> None:
+    """Make Ray's token file readable by its owner only, and create it so; Ray itself would create it open to all.
+
+    A mode or a token that the user has set by ``RAY_AUTH_*`` is respected.
+    """
+    if any(name.startswith("RAY_AUTH_") for name in os.environ):
+        return
+    token = Path.home() / ".ray" / "auth_token"
+    token.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if token.exists():
+        token.chmod(0o600)
+    else:
+        with open(os.open(token, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))
+
+
+def _check_reachable(address: str) -> None:
+    """Fail in seconds when nothing listens; Ray itself tries for a minute."""
+    host, colon, port = address.rpartition(":")
+    if "://" in address or not colon or not port.isdigit():
+        return  # "auto" and ray:// addresses are Ray's to check
+    try:
+        socket.create_connection((host, int(port)), timeout=5.0).close()
+    except OSError as error:
+        raise _unreachable(address, error) from None
+
+
+def _unreachable(address: str, error: Any) -> ConfigError:
+    """Return the error for an address where no Ray answers."""
+    reason = str(error).partition("\n")[0]
+    return ConfigError(
+        f"cluster.address: no Ray answers at {address!r} ({reason}); it must be host:port of a head node. "
+        "Start one with: ray start --head"
+    )

@@ -1,0 +1,261 @@
+"""Runs tasks on Ray: one Ray task each, never retried by Ray, with a deadline, and every end turned into an outcome.
+
+Knows how tasks end; not what they compute.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import ray
+import torch
+from ray import exceptions
+
+from launch.ray_cluster import DEVICE_WAIT_S, Node, RayCluster, device_resource
+from nas.bundle import Bundle
+from nas.executor import Cause, Failure, Kind, Outcome, Task
+from nas.recipe import ClusterSettings, DeviceSettings
+from nas.work import WORK, run_task
+from search_spaces.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+Work = Callable[[Task, Bundle], Outcome]
+TICK_S = 5.0  # how often waiting looks at the nodes
+
+# First match wins; RayError itself comes last.
+CAUSES: tuple[tuple[type[Exception], Cause, str], ...] = (
+    (exceptions.OutOfMemoryError, "out_of_memory", "the node ran out of memory and Ray stopped the worker"),
+    (exceptions.WorkerCrashedError, "worker_died", "the worker process died: killed, or crashed in native code"),
+    (exceptions.NodeDiedError, "node_lost", "the node left the cluster"),
+    (exceptions.LocalRayletDiedError, "node_lost", "Ray died on the driver's node"),
+    (exceptions.ObjectLostError, "node_lost", "the node that held the data left the cluster"),
+    (exceptions.TaskUnschedulableError, "node_lost", "no node can run the task"),
+    (exceptions.OutOfDiskError, "error", "the node's disk is full"),
+    (exceptions.RuntimeEnvSetupError, "error", "the node could not set up our code"),
+    (exceptions.RayError, "error", "Ray could not run the task"),
+)
+
+
+@dataclass
+class Attempt:
+    """One task that Ray has: its stream gives ``None`` when the task begins, then its outcome."""
+
+    task: Task
+    stream: Any
+    submitted: float
+    started: float | None = None
+
+    @property
+    def deadline(self) -> float:
+        """Return the monotonic second by which the task must end; waiting in Ray's queue does not count."""
+        timeout_s = self.task.spec.get("timeout_s")
+        return float("inf") if self.started is None or timeout_s is None else self.started + float(timeout_s)
+
+
+class RayExecutor:
+    """Runs ``train`` tasks on CPUs or GPUs and ``measure`` tasks alone on a node that has the device.
+
+    A ``measure`` task takes all CPUs of its node, so that nothing trains beside it; it therefore begins when the
+    training tasks of that node have ended.
+    """
+
+    def __init__(self, settings: ClusterSettings, device: DeviceSettings, work: Work = run_task) -> None:
+        """Remember the settings; nothing is started.
+
+        Args:
+            settings: Where to run, and what a training task takes.
+            device: Its name is the resource that measuring needs.
+            work: What a worker does with a task; tests pass their own.
+        """
+        self._settings = settings
+        self._device = device.name
+        self._work = work
+        self._cluster = RayCluster(settings, device.name)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ray-connect")
+        self._connected: Future[None] | None = None
+        self._attempts: dict[str, Attempt] = {}
+        self._remote: Any = ray.remote(max_retries=0, retry_exceptions=False, num_returns="streaming")(attempt)
+        self._bundle: Any = None
+        self._slots: dict[Kind, int] = {}
+        self._options: dict[Kind, dict[str, Any]] = {}
+        self._last_look = 0.0
+
+    def connect(self) -> None:
+        """Begin to start Ray and its workers in the background; optional, `start` waits for it.
+
+        Starting takes seconds, which the driver can use to load the teacher and the data.
+        """
+        if self._connected is None:
+            self._connected = self._thread.submit(self._connect)
+
+    def _connect(self) -> None:
+        """Join Ray and let every worker of a local one import what tasks need."""
+        self._cluster.connect()
+        if self._cluster.address is None:
+            remote: Any = ray.remote(num_cpus=1, max_retries=0)(import_work)
+            for _ in range(int(sum(node.cpus for node in self._cluster.nodes()))):
+                remote.remote()
+
+    def start(self, bundle: Bundle) -> None:
+        """Connect, check that both kinds of task can run, and put the bundle into the object store.
+
+        Raises:
+            ConfigError: No Ray answers, or no node is large enough for a training task.
+            DeviceError: No node offers the device.
+        """
+        self.connect()
+        assert self._connected is not None
+        self._connected.result()
+        offering = self._cluster.await_device()
+        self._plan(self._cluster.nodes(), offering)
+        self._bundle = ray.put(bundle)
+
+    def _plan(self, nodes: list[Node], offering: list[Node]) -> None:
+        """Decide what each kind of task takes and how many of them fit."""
+        settings = self._settings
+        fit = sum(_fits(node, settings) for node in nodes)
+        if not fit:
+            raise _too_large(nodes, settings)
+        resource = device_resource(self._device)
+        alone = min(node.cpus for node in offering)
+        self._slots = {
+            "train": min(fit, settings.max_parallel or fit),
+            "measure": max(1, int(sum(node.resources[resource] for node in offering))),
+        }
+        self._options = {
+            "train": {"num_cpus": settings.cpus_per_trial, "num_gpus": settings.gpus_per_trial},
+            "measure": {"num_cpus": alone, "resources": {resource: 1}},
+        }
+
+    def slots(self, kind: Kind) -> int:
+        """Return how many tasks of a kind the cluster held when the search started."""
+        return self._slots.get(kind, 1)
+
+    def submit(self, task: Task) -> None:
+        """Hand a task to Ray; its deadline, ``spec["timeout_s"]``, counts from the moment a worker begins it."""
+        assert self._bundle is not None, "start() comes first"
+        remote = self._remote.options(name=task.uid, **self._options[task.kind])
+        stream = remote.remote(self._work, self._settings.cpus_per_trial, task, self._bundle)
+        self._attempts[task.uid] = Attempt(task, stream, time.monotonic())
+
+    def wait(self, timeout_s: float) -> list[Outcome]:
+        """Return the tasks that ended, at least one unless the time ran out; [] when none runs."""
+        until = time.monotonic() + timeout_s
+        while self._attempts:
+            outcomes = [*self._advance(until), *self._expire(), *self._stranded()]
+            for outcome in outcomes:
+                del self._attempts[outcome.uid]
+            if outcomes or time.monotonic() >= until:
+                return outcomes
+        return []
+
+    def _advance(self, until: float) -> list[Outcome]:
+        """Sleep until something happens, a deadline passes or a tick is over; return what ended."""
+        attempts = list(self._attempts.values())
+        now = time.monotonic()
+        pause = min([until - now, TICK_S, *(attempt.deadline - now for attempt in attempts)])
+        streams = [attempt.stream for attempt in attempts]
+        ready, rest = ray.wait(streams, num_returns=1, timeout=max(0.0, pause))
+        more = ray.wait(rest, num_returns=len(rest), timeout=0)[0] if ready and rest else []
+        happened = {id(stream) for stream in [*ready, *more]}
+        steps = [_step(attempt) for attempt in attempts if id(attempt.stream) in happened]
+        return [outcome for outcome in steps if outcome is not None]
+
+    def _expire(self) -> list[Outcome]:
+        """Stop the tasks whose time is over."""
+        late = [attempt for attempt in self._attempts.values() if attempt.deadline <= time.monotonic()]
+        for attempt in late:
+            ray.cancel(attempt.stream, force=True)
+        return [
+            _failed(a.task, "timeout", f"no result after {a.task.spec['timeout_s']:g} s; its worker was stopped")
+            for a in late
+        ]
+
+    def _stranded(self) -> list[Outcome]:
+        """Give up the measurements that wait for a device which has left the cluster; Ray would wait for ever."""
+        now = time.monotonic()
+        waiting = [a for a in self._attempts.values() if a.task.kind == "measure" and a.started is None]
+        overdue = [a for a in waiting if now - a.submitted > DEVICE_WAIT_S]
+        if not overdue or now - self._last_look < TICK_S:
+            return []
+        self._last_look = now
+        nodes = self._cluster.nodes()
+        if any(node.resources.get(device_resource(self._device)) for node in nodes):
+            return []
+        for attempt in overdue:
+            ray.cancel(attempt.stream, force=True)
+        return [_failed(attempt.task, "node_lost", self._cluster.missing_device(len(nodes))) for attempt in overdue]
+
+    def close(self) -> None:
+        """Cancel what runs and leave Ray, stopping a local one; idempotent."""
+        if self._connected is not None:
+            self._connected.exception()  # wait for a start under way; its error was start()'s to raise
+        for attempt in self._attempts.values():
+            ray.cancel(attempt.stream, force=True)
+        self._attempts.clear()
+        self._bundle = None
+        self._cluster.close()
+        self._thread.shutdown()
+
+
+def attempt(work: Work, n_threads: int, task: Task, bundle: Bundle) -> Iterator[Outcome | None]:
+    """Run one task on a worker: yield None when it begins, then its outcome."""
+    yield None
+    torch.set_num_threads(n_threads)  # the process may have served a task of another size
+    yield work(task, bundle)
+
+
+def import_work() -> None:
+    """Import on a worker what its tasks will need."""
+    for row in WORK.values():
+        import_module(row.partition(":")[0])
+
+
+def _step(attempt: Attempt) -> Outcome | None:
+    """Take the next item of a stream: note that the task began, or return how it ended."""
+    try:
+        outcome = ray.get(next(attempt.stream))
+    except exceptions.RayError as error:
+        return _ray_failure(attempt.task, error)
+    if outcome is None:
+        attempt.started = time.monotonic()
+        return None
+    return Outcome(attempt.task.uid, outcome.value, outcome.failure)
+
+
+def _ray_failure(task: Task, error: Exception) -> Outcome:
+    """Turn what Ray says of a task that gave no outcome into a failure with its cause."""
+    cause, message = next((cause, words) for kind, cause, words in CAUSES if isinstance(error, kind))
+    log.debug("task %s: %s", task.uid, error)
+    if cause == "error":
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        message += f" ({type(error).__name__}: {lines[-1] if lines else 'no reason given'})"
+    return _failed(task, cause, message)
+
+
+def _failed(task: Task, cause: Cause, message: str) -> Outcome:
+    """Return a failed outcome."""
+    return Outcome(task.uid, failure=Failure(cause, message))
+
+
+def _fits(node: Node, settings: ClusterSettings) -> int:
+    """Return how many training tasks fit on a node at once."""
+    fit = int(node.cpus // settings.cpus_per_trial)
+    if settings.gpus_per_trial:
+        fit = min(fit, int(node.resources.get("GPU", 0.0) / settings.gpus_per_trial))
+    return fit
+
+
+def _too_large(nodes: list[Node], settings: ClusterSettings) -> ConfigError:
+    """Return the error for a training task that fits on no node."""
+    largest = max((node.cpus for node in nodes), default=0.0)
+    gpus = max((node.resources.get("GPU", 0.0) for node in nodes), default=0.0)
+    return ConfigError(
+        f"cluster.cpus_per_trial: {settings.cpus_per_trial} CPUs and {settings.gpus_per_trial:g} GPUs fit on no node; "
+        f"the largest has {largest:g} CPUs and {gpus:g} GPUs. Ask for less, or add a node."
+    )

@@ -1,0 +1,38 @@
+"""What every task of a search shares: plain arrays and JSON, so that it travels through an object store uncopied."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nas.data.tokens import Tokens
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Teacher, data and settings of one search.
+
+    Attributes:
+        family: Row of ``FAMILIES``.
+        mode: The family's mode, ``uniform`` or ``per_layer``.
+        teacher_config: JSON of the family's config.
+        teacher_weights: Name -> float32 array, the family's own names.
+        importance: Name -> array, see `search_spaces.families.importance.Importance`.
+        train, validation, test: Tokenised splits; test may be None.
+        teacher_logits: ``(n_train, n_labels)`` float16, rows as in ``train``.
+        recipe: The resolved recipe as JSON.
+        fingerprint: Names this content; workers keep what they derive from it under this key.
+    """
+
+    family: str
+    mode: str
+    teacher_config: Mapping[str, Any]
+    teacher_weights: Mapping[str, np.ndarray]
+    importance: Mapping[str, np.ndarray]
+    train: Tokens
+    validation: Tokens
+    test: Tokens | None
+    teacher_logits: np.ndarray
+    recipe: Mapping[str, Any]
+    fingerprint: str

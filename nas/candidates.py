@@ -1,0 +1,146 @@
+"""What a genome means: one space made of the family's genes and the compressors' knobs, and its reading.
+
+Knows the family, the compressors and the recipe; not how the space is searched, and no weights.
+"""
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from compressors import COMPRESSORS
+from compressors.base import Compressor
+from nas.recipe import Gene, Recipe
+from search_spaces.errors import ConfigError
+from search_spaces.families import FAMILIES
+from search_spaces.families.encoder_model import EncoderConfig
+from search_spaces.families.text_encoder import Architecture
+from search_spaces.registry import unknown_name
+from search_spaces.space import Genes, Space, Value
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a candidate without training it."""
+
+    macs: float
+    parameters: float
+    features: Mapping[str, float]
+
+
+class Candidates:
+    """The students one recipe can ask for, as genes."""
+
+    def __init__(self, recipe: Recipe, teacher: EncoderConfig) -> None:
+        """Join the family's space with the compressors' knobs that the recipe leaves open.
+
+        Raises:
+            ConfigError: An unknown compressor or knob, a value that is not a choice, or an empty space.
+        """
+        self.family = FAMILIES.load(recipe.space.family)()
+        self.mode = recipe.space.mode
+        self.teacher = teacher
+        self._fixed: dict[str, Mapping[str, Gene]] = dict(recipe.compress)
+        self._shapes: Space = self.family.space(teacher, self.mode)
+        knobs = {name: _open_knobs(name, fixed) for name, fixed in self._fixed.items()}
+        self._knobs = {name: space for name, space in knobs.items() if space.names}
+        joined = self._shapes.joined(*(space.prefixed(name) for name, space in self._knobs.items()))
+        self.space = joined.restricted(recipe.space.genes) if recipe.space.genes else joined
+
+    def warm_start(self) -> list[dict[str, Value]]:
+        """Return the first candidates of a search: teacher shape, smallest, a ladder; compression at its strongest.
+
+        Candidates that the recipe's narrowed genes exclude are left out.
+        """
+        knobs = {
+            f"{name}.{gene}": self._strongest(name, gene) for name, space in self._knobs.items() for gene in space.names
+        }
+        found: dict[str, dict[str, Value]] = {}
+        for shape in self.family.warm_start(self.teacher, self.mode):
+            try:
+                genes = self.space.canonical({**shape, **knobs})
+            except ConfigError:  # outside what the recipe allows
+                continue
+            found.setdefault(self.space.key(genes), genes)
+        return list(found.values())
+
+    def _strongest(self, compressor: str, gene: str) -> Value:
+        """Return the last choice of an on-off knob, else the default."""
+        dimension = self._knobs[compressor].dimensions[gene]
+        return True if dimension.contains(True) else dimension.default
+
+    def architecture(self, genes: Genes) -> Architecture:
+        """Return the shape that the genes describe."""
+        shape = {name: value for name, value in genes.items() if name in self._shapes.dimensions}
+        architecture: Architecture = self.family.architecture(self.teacher, shape, self.mode)
+        return architecture
+
+    def compressors(self, genes: Genes) -> list[Compressor]:
+        """Return the compressors in the recipe's order, with their knobs bound."""
+        return [COMPRESSORS.load(name)(**self._bound(name, genes)) for name in self._fixed]
+
+    def _bound(self, compressor: str, genes: Genes) -> dict[str, Any]:
+        """Return the knobs of one compressor: those the recipe fixes and those the genes choose."""
+        prefix = f"{compressor}."
+        chosen = {name.removeprefix(prefix): value for name, value in genes.items() if name.startswith(prefix)}
+        return {**self._fixed[compressor], **chosen}
+
+    def variant(self, genes: Genes) -> str:
+        """Return the name of the artefact's treatment; students of one shape and variant run equally fast."""
+        bound = {
+            name: self._bound(name, genes) for name in self._fixed if COMPRESSORS.load(name).stage == "artefact"
+        }
+        return "+".join(name + _words(knobs) for name, knobs in bound.items() if knobs.get("enabled", True)) or "fp32"
+
+    def variants(self, genes: Genes) -> list[dict[str, Value]]:
+        """Return the candidate once for every variant that exists for its shape (at most a few dozen)."""
+        names = [
+            f"{name}.{gene}"
+            for name, space in self._knobs.items()
+            if COMPRESSORS.load(name).stage == "artefact"
+            for gene in space.names
+        ]
+        options = [_choices(self.space, name) for name in names]
+        found = {}
+        for values in itertools.product(*options):
+            genes_of = self.space.canonical({**self.space.complete(genes), **dict(zip(names, values, strict=True))})
+            found.setdefault(self.variant(genes_of), genes_of)
+        return list(found.values())
+
+    def known(self, genes: Genes, n_tokens: int) -> Known:
+        """Return the figures that follow from the shape alone, for one row of ``n_tokens`` tokens."""
+        config = self.architecture(genes).config
+        macs, parameters = self.family.macs(config, n_tokens), self.family.parameters(config)
+        return Known(float(macs), float(parameters), self.family.features(config, n_tokens))
+
+    def describe(self, genes: Genes) -> str:
+        """Return the shape and variant in a few words, e.g. ``3 layers (0,2,5), hidden 384, ffn 768, int8``."""
+        return f"{self.architecture(genes).describe()}, {self.variant(genes)}"
+
+
+def _open_knobs(name: str, fixed: Mapping[str, Gene]) -> Space:
+    """Return the knobs of a compressor that the recipe does not fix, after checking those it does."""
+    space: Space = COMPRESSORS.load(name).space()
+    for knob, value in fixed.items():
+        if knob not in space.dimensions:
+            raise unknown_name(f"compress.{name}", knob, list(space.names))
+        try:
+            space.restricted({knob: (value,)})
+        except ConfigError as error:
+            raise ConfigError(str(error).replace("space.", f"compress.{name}.", 1)) from None
+    return space.without(fixed)
+
+
+def _choices(space: Space, name: str) -> tuple[Value, ...]:
+    """Return the values of an artefact knob; a knob with a continuum is represented by its default."""
+    dimension = space.dimensions[name]
+    if math.isinf(dimension.size):
+        return (dimension.default,)
+    return tuple(dimension.values)
+
+
+def _words(knobs: Mapping[str, Any]) -> str:
+    """Return knobs as part of a variant's name, e.g. ``(per_channel=False)``; nothing when none is open."""
+    rest = [f"{name}={value}" for name, value in sorted(knobs.items()) if name != "enabled"]
+    return f"({','.join(rest)})" if rest else ""

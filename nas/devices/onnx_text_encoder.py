@@ -1,0 +1,188 @@
+"""The ONNX graph of a text encoder, written node by node: milliseconds instead of a trace, and faster to run.
+
+Measured on one EPYC core at batch 1 and 16 tokens (3 layers, hidden 384, FFN 768, int8: 0.65 ms when traced, 0.27 ms
+here), three things matter, and the graph keeps to them:
+
+* The head reads the first token only, so the last layer computes its query, output and FFN for that token alone.
+* Residuals are added by ``Sum``. ONNX Runtime fuses ``Add`` and ``LayerNormalization`` into a kernel that is six times
+  slower than the two; it does not know ``Sum``.
+* Every matrix product is a plain ``MatMul`` and an ``Add`` of the bias, which is what dynamic quantization knows;
+  attention is one ``MultiHeadAttention`` on packed query, key and value.
+
+Knows the module's names and ONNX; not sessions, not quantization.
+"""
+
+import json
+from collections.abc import Callable
+from typing import cast
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+from search_spaces.families.encoder_model import Embeddings, EncoderConfig, Head, Layer, TextEncoder
+
+OPSET = 20
+IR_VERSION = 10
+MICROSOFT = "com.microsoft"  # the domain of ONNX Runtime's own operators
+
+
+def build_onnx(model: TextEncoder) -> bytes:
+    """Return the model as an ONNX file for ONNX Runtime.
+
+    Inputs ``input_ids``, ``attention_mask`` and ``token_type_ids`` are ``(batch, seq)`` int64, both axes dynamic, padding
+    on the right; models with fewer than two segments have no ``token_type_ids``. The output ``logits`` is ``(batch,
+    n_labels)`` float32. The file's metadata holds the model's shape (``config``, JSON) and ``vocab_size``.
+
+    Args:
+        model: The encoder; its dropout is left out.
+    """
+    config = model.config
+    graph = _Graph()
+    x = _embed(graph, model.embeddings, config)
+    mask = graph.add("Cast", "attention_mask", to=TensorProto.INT32)
+    for index, layer in enumerate(model.layers):
+        name = f"layers.{index}"
+        x = _layer(graph, cast(Layer, layer), x, mask, name, config, is_last=index == config.depth - 1)
+    _classify(graph, model.head, x, config)
+    return graph.serialize(config)
+
+
+class _Graph:
+    """A graph under construction; values are known by their names."""
+
+    def __init__(self) -> None:
+        """Begin with the few constants that slices need."""
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+        self.first = self.constant("first", np.array([0]))
+        self.second = self.constant("second", np.array([1]))
+
+    def constant(self, name: str, values: np.ndarray) -> str:
+        """Store an array under a name and return the name."""
+        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        return name
+
+    def add(self, operator: str, *inputs: str, name: str = "", domain: str = "", **attributes: object) -> str:
+        """Append a node with one output and return the output's name; nodes are named after what they compute."""
+        name = name or f"{operator.lower()}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(operator, list(inputs), [name], name, domain=domain, **attributes))
+        return name
+
+    def split(self, x: str, n_parts: int) -> list[str]:
+        """Cut the last axis into equal parts."""
+        parts = [f"{x}.{part}" for part in range(n_parts)]
+        self.nodes.append(helper.make_node("Split", [x], parts, f"{x}.split", axis=-1, num_outputs=n_parts))
+        return parts
+
+    def matmul(self, x: str, linears: list[nn.Linear], name: str) -> str:
+        """Return ``x`` times the weights of Linears side by side, biases not added."""
+        weight = torch.cat([linear.weight for linear in linears])
+        return self.add("MatMul", x, self.constant(f"{name}.weight", _array(weight).T), name=f"{name}.matmul")
+
+    def bias(self, linears: list[nn.Linear], name: str) -> str:
+        """Store the biases of Linears side by side."""
+        return self.constant(f"{name}.bias", _array(torch.cat([linear.bias for linear in linears])))
+
+    def linear(self, x: str, linears: list[nn.Linear], name: str) -> str:
+        """Return ``x`` through one or more Linears side by side."""
+        return self.add("Add", self.matmul(x, linears, name), self.bias(linears, name), name=name)
+
+    def layer_norm(self, terms: list[str], norm: nn.LayerNorm, name: str) -> str:
+        """Return the LayerNorm of a sum; ``Sum`` and not ``Add``, see the module's docstring."""
+        total = self.add("Sum", *terms, name=f"{name}.sum")
+        scale = self.constant(f"{name}.weight", _array(norm.weight))
+        shift = self.constant(f"{name}.bias", _array(norm.bias))
+        return self.add("LayerNormalization", total, scale, shift, name=name, axis=-1, epsilon=norm.eps)
+
+    def first_token(self, x: str) -> str:
+        """Return ``(batch, 1, width)`` of ``(batch, seq, width)``."""
+        return self.add("Slice", x, self.first, self.second, self.second)
+
+    def serialize(self, config: EncoderConfig) -> bytes:
+        """Return the file; the types of all floats are written down, since tools cannot infer them past contrib nodes."""
+        names = [info for node in self.nodes for info in node.output if node.op_type not in ("Cast", "Shape")]
+        floats = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names if name != "logits"]
+        inputs = [
+            helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "seq"]) for name in input_names(config)
+        ]
+        logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", len(config.labels)])
+        graph = helper.make_graph(self.nodes, "text_encoder", inputs, [logits], self.constants, value_info=floats)
+        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
+        file = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="prentice")
+        metadata = {"config": json.dumps(config.to_json()), "vocab_size": str(config.vocab_size)}
+        helper.set_model_props(file, metadata)
+        return cast(bytes, file.SerializeToString())
+
+
+def input_names(config: EncoderConfig) -> list[str]:
+    """Return the inputs of the graph; a single segment is no input, it is part of the position table."""
+    return ["input_ids", "attention_mask", "token_type_ids"][: 3 if config.n_token_types > 1 else 2]
+
+
+def _embed(graph: _Graph, tables: Embeddings, config: EncoderConfig) -> str:
+    """Add the embeddings; a model with one segment has it added to its positions."""
+    positions = tables.position.weight
+    if tables.segment is not None and config.n_token_types == 1:
+        positions = positions + tables.segment.weight
+    words = graph.add("Gather", graph.constant("word", _array(tables.word.weight)), "input_ids", name="words")
+    if tables.rank is not None:
+        words = graph.matmul(words, [tables.rank], "rank")
+    length = graph.add("Shape", "input_ids", name="length", start=1, end=2)
+    table = graph.constant("position", _array(positions))
+    terms = [words, graph.add("Slice", table, graph.first, length, graph.first, name="positions")]
+    if tables.segment is not None and config.n_token_types > 1:
+        segment = graph.constant("segment", _array(tables.segment.weight))
+        terms.append(graph.add("Gather", segment, "token_type_ids", name="segments"))
+    x = graph.layer_norm(terms, tables.norm, "embeddings.norm")
+    return x if tables.project is None else graph.linear(x, [tables.project], "embeddings.project")
+
+
+def _layer(graph: _Graph, layer: Layer, x: str, mask: str, name: str, config: EncoderConfig, is_last: bool) -> str:
+    """Add one layer; the last one leads to the first token only, ``(batch, 1, hidden)``."""
+    if is_last:
+        asking = graph.first_token(x)
+        query = graph.linear(asking, [layer.query], f"{name}.query")
+        key, value = graph.split(graph.linear(x, [layer.key, layer.value], f"{name}.key_value"), 2)
+    else:
+        asking = x
+        packed = graph.linear(x, [layer.query, layer.key, layer.value], f"{name}.query_key_value")
+        query, key, value = graph.split(packed, 3)
+    n_heads = layer.query.out_features // layer.head_size
+    inputs = (query, key, value, "", mask)
+    context = graph.add("MultiHeadAttention", *inputs, name=f"{name}.attention", domain=MICROSOFT, num_heads=n_heads)
+    out = graph.linear(context, [layer.out], f"{name}.out")
+    x = graph.layer_norm([asking, out], layer.attention_norm, f"{name}.attention_norm")
+    inner = _activated(graph, x, layer.up, f"{name}.up", config.activation)
+    down = graph.linear(inner, [layer.down], f"{name}.down")
+    return graph.layer_norm([x, down], layer.ffn_norm, f"{name}.ffn_norm")
+
+
+def _classify(graph: _Graph, head: Head, x: str, config: EncoderConfig) -> None:
+    """Add the head on ``(batch, 1, hidden)``; its result is the graph's output."""
+    first = graph.add("Squeeze", x, graph.second)
+    inner = _activated(graph, first, head.dense, "head.dense", config.head_activation)
+    graph.add("Add", graph.matmul(inner, [head.out], "head.out"), graph.bias([head.out], "head.out"), name="logits")
+
+
+def _activated(graph: _Graph, x: str, linear: nn.Linear, name: str, activation: str) -> str:
+    """Return a Linear and its activation, with the bias inside the activation where the runtime has such a kernel."""
+    if activation in BIASED:
+        product, bias = graph.matmul(x, [linear], name), graph.bias([linear], name)
+        return graph.add(BIASED[activation], product, bias, name=f"{name}.activation", domain=MICROSOFT)
+    return PLAIN[activation](graph, graph.linear(x, [linear], name))
+
+
+BIASED = {"gelu": "BiasGelu", "gelu_new": "FastGelu", "gelu_pytorch_tanh": "FastGelu"}
+PLAIN: dict[str, Callable[[_Graph, str], str]] = {
+    "relu": lambda graph, x: graph.add("Relu", x),
+    "silu": lambda graph, x: graph.add("QuickGelu", x, domain=MICROSOFT, alpha=1.0),
+    "tanh": lambda graph, x: graph.add("Tanh", x),
+}
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    """Return a tensor as float32."""
+    return tensor.detach().to("cpu", torch.float32).numpy()

@@ -1,0 +1,185 @@
+"""How long a call takes: warm-up, turns with a reference, medians with a confidence interval, and who disturbed it.
+
+Knows callables and clocks only: not models, not runtimes. All durations come from the monotonic clock.
+"""
+
+import gc
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+Call = Callable[[], object]
+
+UNDISTURBED = 0.9  # share of a block's time its thread must have been on a processor
+TOLERATED = 0.1  # share of disturbed blocks above which the figures are called contended
+DISCARDED = 2  # calls at the start of a block: they find the caches full of the other model
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How much time a measurement may take to become sure.
+
+    Attributes:
+        width: Wanted half-width of the 95 % interval, as a share of the median.
+        rounds: Rounds at least and at most; an interval needs six or more.
+        attempts: Times to begin again after a noisy or contended attempt.
+        block_ms: Timed calls of a block fill about this long.
+    """
+
+    width: float
+    rounds: tuple[int, int]
+    attempts: int
+    block_ms: float
+
+
+THOROUGH = Patience(width=0.02, rounds=(20, 120), attempts=3, block_ms=4.0)
+QUICK = Patience(width=0.04, rounds=(9, 27), attempts=2, block_ms=2.0)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One attempt: what `take_turns` saw.
+
+    Attributes:
+        medians_ms: ``(rounds,)`` median of each round's calls.
+        reference_ms: ``(rounds,)`` the same of the reference; empty without one.
+        calls_ms: ``(n,)`` every timed call of the candidate.
+        disturbed: Share of blocks whose thread had to wait for a processor.
+    """
+
+    medians_ms: np.ndarray
+    reference_ms: np.ndarray
+    calls_ms: np.ndarray
+    disturbed: float
+
+    @property
+    def is_contended(self) -> bool:
+        """Return True if something else used the processor too often."""
+        return self.disturbed > TOLERATED
+
+    @property
+    def width(self) -> float:
+        """Return the half-width of the median's 95 % interval as a share of the median."""
+        low, high = median_interval(self.medians_ms)
+        return (high - low) / 2 / float(np.median(self.medians_ms))
+
+
+def time_call(candidate: Call, reference: Call | None, patience: Patience) -> Timing:
+    """Return the best of up to ``patience.attempts`` attempts: undisturbed first, then the narrowest interval.
+
+    A noisy attempt is begun anew, never averaged with the next one.
+
+    Args:
+        candidate: What is timed.
+        reference: What it is compared with, in turns.
+        patience: When to be content.
+    """
+    tried: list[Timing] = []
+    while len(tried) < patience.attempts:
+        tried.append(take_turns(candidate, reference, patience))
+        if not tried[-1].is_contended and tried[-1].width <= patience.width:
+            break
+    return min(tried, key=lambda timing: (timing.is_contended, timing.width))
+
+
+def take_turns(candidate: Call, reference: Call | None, patience: Patience) -> Timing:
+    """Time blocks of calls, reference, candidate, reference, candidate, until the median is known well enough."""
+    calls = [reference, candidate] if reference is not None else [candidate]
+    with _no_garbage_collection():
+        sizes = [_block_size(warm_up(call), patience.block_ms) for call in calls]
+        blocks: list[list[_Block]] = []
+        while len(blocks) < patience.rounds[1]:
+            blocks.append([_block(call, size) for call, size in zip(calls, sizes, strict=True)])
+            if len(blocks) >= patience.rounds[0] and _timing(blocks).width <= patience.width:
+                break
+    return _timing(blocks)
+
+
+def median_interval(values: np.ndarray) -> tuple[float, float]:
+    """Return the 95 % confidence interval of the median, whatever the distribution.
+
+    The k-th smallest and k-th largest value enclose the median unless fewer than k of n values fall on one side of
+    it, which is binomial. Fewer than six values give their extremes, which is less than 95 %.
+
+    Args:
+        values: ``(n,)`` independent observations, n >= 1.
+
+    Source: Conover, Practical Nonparametric Statistics, 3rd ed., sec. 3.2.
+    """
+    ordered, n = np.sort(values), len(values)
+    outside, k = 0.0, 0
+    while k < (n - 1) // 2 and (outside := outside + 2 * math.comb(n, k) / 2**n) <= 0.05:
+        k += 1
+    k = max(k, 1)
+    return float(ordered[k - 1]), float(ordered[n - k])
+
+
+def warm_up(call: Call, chunk: int = 5, tolerance: float = 0.03, limit_s: float = 0.5) -> float:
+    """Call until the median of ``chunk`` calls stays the same; return it in ms."""
+    stop = time.monotonic() + limit_s
+    before, now = math.inf, _median_ms(call, chunk)
+    while abs(now - before) > tolerance * now and time.monotonic() < stop:
+        before, now = now, _median_ms(call, chunk)
+    return now
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Timed calls of one model in one round."""
+
+    ms: np.ndarray
+    is_disturbed: bool
+
+
+def _block(call: Call, size: int) -> _Block:
+    """Return a block of ``size`` timed calls."""
+    for _ in range(DISCARDED):
+        call()
+    on_processor, start = time.thread_time_ns(), time.perf_counter_ns()
+    ns = np.array(_timed(call, size))
+    share = (time.thread_time_ns() - on_processor) / (time.perf_counter_ns() - start)
+    return _Block(ns / 1e6, share < UNDISTURBED)
+
+
+def _timed(call: Call, size: int) -> list[int]:
+    """Return the ns of each of ``size`` calls."""
+    marks = [time.perf_counter_ns()]
+    for _ in range(size):
+        call()
+        marks.append(time.perf_counter_ns())
+    return [after - before for before, after in zip(marks, marks[1:], strict=False)]
+
+
+def _median_ms(call: Call, size: int) -> float:
+    """Return the median of ``size`` calls in ms."""
+    return float(np.median(_timed(call, size))) / 1e6
+
+
+def _block_size(call_ms: float, block_ms: float) -> int:
+    """Return how many calls fill a block: 3 to 50."""
+    return max(3, min(50, round(block_ms / call_ms)))
+
+
+def _timing(blocks: list[list[_Block]]) -> Timing:
+    """Return what the rounds so far amount to; the candidate is the last of each round."""
+    medians = np.array([[np.median(block.ms) for block in each] for each in blocks])
+    disturbed = np.mean([block.is_disturbed for each in blocks for block in each])
+    calls = np.concatenate([each[-1].ms for each in blocks])
+    reference = medians[:, 0] if medians.shape[1] > 1 else np.empty(0)
+    return Timing(medians[:, -1], reference, calls, float(disturbed))
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Keep Python's collector from running between two clock readings."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

@@ -1,0 +1,241 @@
+"""The way of one search, top to bottom: prepare, profile, search, finalize.
+
+Knows the phases and their order; Ray, MLflow and terminals only through `Executor`, `Tracker` and `Progress`.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from optuna.trial import FrozenTrial, TrialState
+
+from nas.devices import DEVICES
+from nas.executor import Executor
+from nas.finalize import Finalize
+from nas.meter import MeteredExecutor
+from nas.objectives import Constraint, Objective, check_consistent
+from nas.pareto import pareto_front
+from nas.prepare import Prepared, baseline, prepare
+from nas.profile import Profile, check_feasible, profile
+from nas.progress import FrontRow, Progress, Snapshot
+from nas.recipe import Recipe
+from nas.record import Record
+from nas.run_folder import RunFolder
+from nas.search import Search
+from nas.strategies import check_strategy, make_sampler
+from nas.tracker import State, Tracker, TrialRun
+from search_spaces.families import FAMILIES
+from search_spaces.registry import unknown_name
+
+ENDED = (TrialState.COMPLETE, TrialState.FAIL)
+
+
+@dataclass
+class Engine:
+    """One search in one run folder; `run` may be called again after any interruption, in a new process."""
+
+    recipe: Recipe
+    folder: RunFolder
+    executor: Executor
+    tracker: Tracker
+    progress: Progress
+
+    def run(self) -> list[dict[str, Any]]:
+        """Run every phase that is not finished yet and return the delivered students, best first.
+
+        Raises:
+            ConfigError: Bad recipe, data or teacher; nothing was started.
+            InfeasibleError: No student can meet the constraints.
+            StateError: The search cannot go on; what was finished is kept.
+        """
+        check_names(self.recipe)
+        self.executor = meter = MeteredExecutor(self.executor)
+        with self._timed("prepare"):
+            prepared = prepare(self.recipe, self.folder, self.progress)
+            scores = baseline(prepared, self.folder)
+        self.record = self._open_record(prepared)
+        with self._timed("start workers"):
+            self.executor.start(prepared.bundle)
+            run_id = self.tracker.start(self.recipe.name, _flat(prepared.bundle.recipe), self.record.attrs.get("run"))
+            self.record.set_attr("run", run_id)
+        with self._timed("profile"):
+            known = profile(prepared, self.folder, self.executor, self.progress)
+            known.teacher.update(scores)
+            self._report_profile(known)
+            constraints = [Constraint.parse(text) for text in self.recipe.constraints]
+            check_feasible(known, constraints, self.recipe.search.seed)
+        with self._timed("search"):
+            self._search(known, constraints)
+        with self._timed("finalize"):
+            students = Finalize(self.recipe, prepared, known, self.record, self.folder).run(
+                self.executor, self.progress
+            )
+        for row in students:
+            self.tracker.log_trial(_finalist_run(row, self.folder.students / row["name"]))
+        self._summarise(known, students, meter.overhead())
+        return students
+
+    def _open_record(self, prepared: Prepared) -> Record:
+        """Create or load the study, with the strategy and the first candidates."""
+        objectives = [Objective.of(name) for name in self.recipe.objectives]
+        sampler = make_sampler(
+            self.recipe.search.strategy, prepared.candidates.space, self.recipe.search.seed, self.recipe.search.options
+        )
+        record = Record.open(
+            self.folder.storage_url,
+            name=self.recipe.name,
+            directions=[objective.direction for objective in objectives],
+            sampler=sampler,
+            metric_names=[objective.name for objective in objectives],
+        )
+        if not record.attrs.get("space"):
+            if self.recipe.search.warm_start:
+                for genes in prepared.candidates.warm_start():
+                    record.enqueue(prepared.candidates.space.complete(genes))
+            record.set_attr("space", prepared.candidates.space.fingerprint)
+        return record
+
+    def _search(self, known: Profile, constraints: list[Constraint]) -> None:
+        """Run the search phase, mirroring every ended trial."""
+        for trial in self.record.trials(ENDED):  # ended before an interruption, perhaps not mirrored yet
+            self.tracker.log_trial(_trial_run(trial))
+        search = Search(
+            self.recipe.search,
+            [Objective.of(name) for name in self.recipe.objectives],
+            constraints,
+            known,
+            self.record,
+            self.executor,
+            on_tell=lambda trial: self._told(trial, known),
+            on_tick=lambda running: self.progress.show(self._snapshot(known, running)),
+        )
+        if hasattr(self.record.sampler, "accept"):  # our strategies do not even propose what cannot meet a constraint
+            self.record.sampler.accept = lambda genes: known.shortfall(genes, constraints) <= 0
+        search.run()
+
+    def _told(self, trial: FrozenTrial, known: Profile) -> None:
+        """Mirror an ended trial and say what became of it."""
+        self.tracker.log_trial(_trial_run(trial))
+        if trial.state == TrialState.FAIL:
+            attrs = trial.user_attrs
+            self.progress.warn(f"trial {trial.number} failed ({attrs['cause']}): {attrs['message']}")
+        else:
+            metrics = trial.user_attrs["metrics"]
+            self.progress.say(
+                f"trial {trial.number}: accuracy {metrics['accuracy']:.3f}, {metrics['latency_ms']:.2f} ms predicted, "
+                f"{metrics['size_bytes'] / 1e6:.1f} MB, {trial.user_attrs['shape']}"
+            )
+
+    def _snapshot(self, known: Profile, running: int) -> Snapshot:
+        """Return the state of the search for a live display."""
+        ended = self.record.trials(ENDED)
+        complete = [t for t in ended if t.state == TrialState.COMPLETE]
+        rows = [_front_row(t) for t in complete]
+        good = [i for i, t in enumerate(complete) if max(t.constraints.values(), default=0.0) <= 0]
+        costs = np.array([[-rows[i].accuracy, rows[i].latency_ms] for i in good]).reshape(-1, 2)
+        front = [rows[i] for i, keep in zip(good, pareto_front(costs), strict=True) if keep]
+        front.sort(key=lambda row: -row.accuracy)
+        teacher = known.teacher
+        base = FrontRow("teacher", teacher["accuracy"], teacher["latency_ms"], teacher["size_bytes"], "", True)
+        failed = len(ended) - len(complete)
+        return Snapshot("search", len(ended), self.recipe.search.trials, running, failed, front, base)
+
+    def _report_profile(self, known: Profile) -> None:
+        """Say what the teacher and the predictor are like."""
+        teacher, report = known.teacher, known.latency.report
+        self.progress.say(
+            f"teacher: accuracy {teacher['accuracy']:.3f}, {teacher['latency_ms']:.2f} ms, "
+            f"{teacher['size_bytes'] / 1e6:.1f} MB; fastest student {known.fastest_ms:.3f} ms"
+        )
+        self.progress.say(
+            f"latency predictor: held-out error {report.mape:.1%}, Spearman {report.spearman:.3f}, n = {report.n}"
+        )
+
+    def _summarise(self, known: Profile, students: list[dict[str, Any]], overhead: float) -> None:
+        """Keep what the report needs in the study, and log the best student's figures."""
+        report = known.latency.report
+        self.record.set_attr("teacher", known.teacher)
+        self.record.set_attr("environment", known.environment)
+        self.record.set_attr("overhead", overhead)
+        self.record.set_attr("predictor", {"mape": report.mape, "spearman": report.spearman, "n": report.n})
+        best = students[0]
+        figures = {f"best_{name}": value for name, value in best["metrics"].items()}
+        figures |= {f"teacher_{name}": value for name, value in known.teacher.items()}
+        figures |= {"best_speedup": best["measurement"]["speedup"], "predictor_mape": report.mape}
+        self.tracker.log_summary(figures, [])
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        """Book the seconds of a phase, in the study once there is one, adding to what an earlier process spent."""
+        self.progress.show(Snapshot(phase))
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self._seconds = getattr(self, "_seconds", {}) | {phase: time.monotonic() - started}
+            record: Record | None = getattr(self, "record", None)
+            if record is not None:
+                booked = dict(record.attrs.get("seconds", {}))
+                for name, seconds in self._seconds.items():
+                    booked[name] = booked.get(name, 0.0) + seconds
+                record.set_attr("seconds", booked)
+                self._seconds = {}
+
+
+def check_names(recipe: Recipe) -> None:
+    """Refuse unknown objectives, constraints, strategies and devices before anything slow begins.
+
+    Raises:
+        ConfigError: It lists the known names and the nearest one.
+    """
+    for name in recipe.objectives:
+        Objective.of(name)
+    check_consistent([Constraint.parse(text) for text in recipe.constraints], None)
+    check_strategy(recipe.search.strategy)
+    for table, name in ((DEVICES, recipe.device.name), (FAMILIES, recipe.space.family)):
+        if name not in table:
+            raise unknown_name(table.what, name, list(table))
+
+
+def _front_row(trial: FrozenTrial) -> FrontRow:
+    """Return a finished trial as a row of the front."""
+    metrics, shape = trial.user_attrs["metrics"], trial.user_attrs["shape"]
+    name = f"trial {trial.number}"
+    return FrontRow(name, metrics["accuracy"], metrics["latency_ms"], metrics["size_bytes"], shape, measured=False)
+
+
+def _trial_run(trial: FrozenTrial) -> TrialRun:
+    """Return an ended trial as the tracker sees it."""
+    attrs = trial.user_attrs
+    state: State = "finished" if trial.state == TrialState.COMPLETE else "failed"
+    tags = {name: str(attrs[name]) for name in ("shape", "cause", "message", "predicted") if name in attrs}
+    return TrialRun(
+        trial.number,
+        f"trial-{trial.number:04d}",
+        state,
+        attrs["genes"],
+        attrs.get("metrics", {}),
+        attrs.get("curves", {}),
+        tags,
+    )
+
+
+def _finalist_run(row: dict[str, Any], folder: Path) -> TrialRun:
+    """Return a delivered student as the tracker sees it, with its files."""
+    metrics = {**row["metrics"], "speedup": row["measurement"]["speedup"], "accuracy_mean": row["accuracy_mean"]}
+    tags = {"shape": row["shape"], "finalist": "true"}
+    return TrialRun(
+        row["trial"], f"finalist-{row['name']}", "finished", row["genes"], metrics, row["curves"], tags, folder
+    )
+
+
+def _flat(recipe: Any, prefix: str = "") -> dict[str, Any]:
+    """Return nested settings with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in recipe.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

@@ -1,0 +1,199 @@
+"""Phase 4, finalize: the best of the front trained in full, with several seeds, and measured beside the teacher.
+
+Only numbers from here are results; everything before was a search signal.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from optuna.trial import FrozenTrial, TrialState
+
+from nas.choice import best, finalists
+from nas.executor import Executor, Task
+from nas.files import atomic_write, read_json, run_path, write_json
+from nas.objectives import Constraint, Objective
+from nas.prepare import Prepared
+from nas.profile import Profile
+from nas.progress import Progress, Snapshot
+from nas.record import Record
+from nas.recipe import Recipe
+from nas.run_folder import RunFolder
+from nas.student import save
+from search_spaces.errors import StateError
+from search_spaces.families.text_encoder import Architecture
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """One finalist: its trial, its name, and one result a seed."""
+
+    trial: FrozenTrial
+    name: str
+    results: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """Return the seed that is delivered: the best on validation."""
+        return max(self.results, key=lambda result: float(result["metrics"]["accuracy"]))
+
+
+class Finalize:
+    """The last phase of one search."""
+
+    def __init__(
+        self, recipe: Recipe, prepared: Prepared, known: Profile, record: Record, folder: RunFolder
+    ) -> None:
+        """Keep what the phase needs."""
+        self.recipe, self.prepared, self.known = recipe, prepared, known
+        self.record, self.folder = record, folder
+        self.objectives = [Objective.of(name) for name in recipe.objectives]
+        self.constraints = [Constraint.parse(text) for text in recipe.constraints]
+
+    def run(self, executor: Executor, progress: Progress) -> list[dict[str, Any]]:
+        """Return one JSON row a delivered student, best first; also kept in the study as ``students``.
+
+        Raises:
+            StateError: No trial gave a student.
+        """
+        if stored := self.record.attrs.get("students"):
+            return list(stored)
+        entrants = self._choose()
+        trained = self._train(entrants, executor, progress)
+        measured = self._measure(trained, executor)
+        rows = self._deliver(trained, measured)
+        self.record.set_attr("students", rows)
+        return rows
+
+    def _choose(self) -> list[Finalist]:
+        """Return the finalists of the front, named after their shape."""
+        trials = self.record.trials((TrialState.COMPLETE,))
+        if not trials:
+            raise StateError("finalize: no trial gave a student; see the failures in log.txt and run nas resume.")
+        costs = np.array([[o.cost(t.user_attrs["metrics"][o.name]) for o in self.objectives] for t in trials])
+        misses = np.array([max(t.constraints.values(), default=0.0) for t in trials])
+        picks = finalists(costs, misses, self.recipe.finalize.finalists)
+        return [Finalist(trials[i], self._name(trials[i])) for i in picks]
+
+    def _name(self, trial: FrozenTrial) -> str:
+        """Return a name that says what the student is, e.g. ``t017-3x384-int8``."""
+        genes = trial.user_attrs["genes"]
+        config = self.known.candidates.architecture(genes).config
+        words = "".join(c if c.isalnum() or c in ".-" else "-" for c in self.known.candidates.variant(genes))
+        return f"t{trial.number:03d}-{config.depth}x{config.hidden}-{words}".lower()[:64].rstrip("-")
+
+    def _train(self, entrants: Sequence[Finalist], executor: Executor, progress: Progress) -> list[Finalist]:
+        """Train every finalist with every seed, except those already in the run folder."""
+        jobs = {
+            f"final-{i}.{seed}": (finalist, seed)
+            for i, finalist in enumerate(entrants)
+            for seed in range(self.recipe.finalize.seeds)
+        }
+        waiting = [uid for uid, (finalist, seed) in jobs.items() if not self._result(finalist, seed).exists()]
+        done, failures = len(jobs) - len(waiting), 0
+        for uid in waiting:
+            executor.submit(self._task(uid, *jobs[uid]))
+        while done + failures < len(jobs):
+            progress.show(Snapshot("finalize", done, len(jobs), len(jobs) - done - failures, failures))
+            for outcome in executor.wait(1.0):
+                if outcome.value is None:
+                    failures += 1
+                    assert outcome.failure is not None
+                    progress.warn(f"finalist {jobs[outcome.uid][0].name}: {outcome.failure.message}")
+                else:
+                    done += 1
+                    self._keep(*jobs[outcome.uid], dict(outcome.value))
+        return [f for f in (self._with_results(finalist) for finalist in entrants) if f.results]
+
+    def _task(self, uid: str, finalist: Finalist, seed: int) -> Task:
+        """Return the training task of one finalist and seed."""
+        spec = {
+            "genes": finalist.trial.user_attrs["genes"],
+            "seed": self.recipe.search.seed + 1000 * (seed + 1),
+            "train": self.recipe.finalize.train.model_dump(mode="json"),
+            "deliver": True,
+            "timeout_s": self.recipe.search.trial_timeout_s,
+        }
+        return Task(uid, "train", spec)
+
+    def _result(self, finalist: Finalist, seed: int) -> Any:
+        """Return the path whose existence says that a finalist's seed is trained and kept."""
+        return run_path(self.folder.students, f".{finalist.name}.seed-{seed}.json")
+
+    def _keep(self, finalist: Finalist, seed: int, value: dict[str, Any]) -> None:
+        """Write a trained seed to the run folder; the JSON comes last."""
+        path = self._result(finalist, seed)
+        for part in ("weights", "artefact"):
+            atomic_write(path.with_suffix(f".{part}"), value.pop(part))
+        write_json(path, {**value, "seed": seed})
+
+    def _with_results(self, finalist: Finalist) -> Finalist:
+        """Return the finalist with the results that the run folder holds."""
+        paths = [self._result(finalist, seed) for seed in range(self.recipe.finalize.seeds)]
+        return Finalist(finalist.trial, finalist.name, tuple(read_json(p) for p in paths if p.exists()))
+
+    def _measure(self, entrants: Sequence[Finalist], executor: Executor) -> dict[str, dict[str, Any]]:
+        """Measure the delivered artefacts interleaved with the teacher's; nothing else runs meanwhile."""
+        if not entrants:
+            raise StateError("finalize: every finalist failed to train; see log.txt, then run nas resume.")
+        blobs = {f.name: self._part(f, "artefact") for f in entrants}
+        spec = {"candidates": [], "tokens": self.prepared.n_tokens, "quick": False}
+        executor.submit(Task("final-measure", "measure", spec, blobs))
+        outcomes: list[Any] = []
+        while not outcomes:
+            outcomes = executor.wait(1.0)
+        if outcomes[0].value is None:
+            raise StateError(f"finalize: measuring failed: {outcomes[0].failure.message}; run nas resume.")
+        return dict(zip(sorted(blobs), outcomes[0].value["measurements"], strict=True))
+
+    def _part(self, finalist: Finalist, part: str) -> bytes:
+        """Return the weights or the artefact of the delivered seed."""
+        content: bytes = self._result(finalist, finalist.chosen["seed"]).with_suffix(f".{part}").read_bytes()
+        return content
+
+    def _deliver(self, entrants: Sequence[Finalist], measured: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+        """Write the students' folders, drop the seeds' files, and return the rows, best first."""
+        rows = [self._row(finalist, measured[finalist.name]) for finalist in entrants]
+        first = best([row["metrics"] for row in rows], self.objectives, self.constraints, self.known.teacher)
+        order = [first, *sorted((i for i in range(len(rows)) if i != first), key=lambda i: -rows[i]["accuracy_mean"])]
+        for finalist, row in zip(entrants, rows, strict=True):
+            config = Architecture.from_json(finalist.chosen["architecture"]).config
+            artefact, weights = self._part(finalist, "artefact"), self._part(finalist, "weights")
+            target = run_path(self.folder.students, finalist.name)
+            facts = {key: row[key] for key in ("name", "genes", "shape", "metrics", "measurement", "feasible")}
+            facts |= {"teacher": self.recipe.teacher.model, "teacher_metrics": self.known.teacher}
+            facts |= {"text_columns": len(self.recipe.data.text), "max_length": self.recipe.data.max_length}
+            save(target, config, weights, artefact, self.prepared.teacher.tokenizer, facts)
+        return [rows[i] for i in order]
+
+    def _row(self, finalist: Finalist, measurement: dict[str, Any]) -> dict[str, Any]:
+        """Return all that is known of a delivered student; its metrics are measured, none predicted."""
+        accuracies = [result["metrics"]["accuracy"] for result in finalist.results]
+        tests = [r["metrics"]["test_accuracy"] for r in finalist.results if "test_accuracy" in r["metrics"]]
+        genes, chosen = finalist.trial.user_attrs["genes"], finalist.chosen
+        metrics = {
+            **self.known.metrics(genes),
+            **chosen["metrics"],
+            "latency_ms": measurement["median_ms"],
+            "size_bytes": float(measurement["size_bytes"]),
+        }
+        misses = {str(c): c.violation(metrics, self.known.teacher) for c in self.constraints}
+        return {
+            "name": finalist.name,
+            "trial": finalist.trial.number,
+            "genes": genes,
+            "shape": finalist.trial.user_attrs["shape"],
+            "metrics": metrics,
+            "measurement": measurement,
+            "predicted_latency_ms": self.known.metrics(genes)["latency_ms"],
+            "accuracy_mean": float(np.mean(accuracies)),
+            "accuracy_sd": float(np.std(accuracies)),
+            "test_mean": float(np.mean(tests)) if tests else None,
+            "test_sd": float(np.std(tests)) if tests else None,
+            "seeds": len(accuracies),
+            "curves": chosen["curves"],
+            "reports": chosen["reports"],
+            "misses": misses,
+            "feasible": all(miss <= 0 for miss in misses.values()),
+        }

@@ -1,0 +1,144 @@
+"""Phase 1, prepare: data and teacher in, everything the trials share out.
+
+Every slow result is kept in the run folder, so a resumed search does not compute it again. Bad data and bad
+teachers are found here, before any worker is started.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from compressors.importance import score_importance
+from nas.bundle import Bundle
+from nas.candidates import Candidates
+from nas.data.sources import TextData, load_data
+from nas.data.tokenize import tokenize
+from nas.data.tokens import Tokens, bucketed_batches
+from nas.files import read_json, write_json
+from nas.progress import Progress, Snapshot
+from nas.recipe import Recipe, TeacherSettings
+from nas.run_folder import RunFolder
+from nas.teacher import Teacher, cached_logits, fine_tune, load_teacher, predict_logits, save_teacher
+from search_spaces.errors import ConfigError
+from search_spaces.seeding import rng_for
+
+IMPORTANCE_ROWS = 512  # "a few hundred training samples" are enough (Muralidharan et al. 2024, Minitron, sec. 2.2)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the later phases need.
+
+    Attributes:
+        teacher: Fine-tuned, in evaluation mode.
+        data: The texts; the trials see them tokenised, in the bundle.
+        bundle: What all tasks share.
+        candidates: The space of students.
+        n_tokens: Sequence length that latency is measured at.
+    """
+
+    teacher: Teacher
+    data: TextData
+    bundle: Bundle
+    candidates: Candidates
+    n_tokens: int
+
+
+def prepare(recipe: Recipe, folder: RunFolder, progress: Progress) -> Prepared:
+    """Load data and teacher, fine-tune it if asked, cache its outputs, score its units.
+
+    Raises:
+        ConfigError: Bad recipe, data or teacher, in one line.
+    """
+    data = load_data(recipe.data, recipe.search.seed)
+    progress.say(
+        f"data: {len(data.train.labels):,} train, {len(data.validation.labels):,} validation, "
+        f"{len(data.test.labels) if data.test else 0:,} test rows, {len(data.labels)} labels"
+    )
+    teacher, train = _ready_teacher(recipe, data, folder, progress)
+    validation, test = (
+        tokenize(teacher.tokenizer, split, recipe.data.max_length) if split else None
+        for split in (data.validation, data.test)
+    )
+    assert validation is not None
+    candidates = Candidates(recipe, teacher.model.config)
+    progress.say(f"space: {candidates.space.size:,} students of a {teacher.model.config.depth}-layer teacher")
+    logits = cached_logits(teacher, train, folder.teacher)
+    bundle = _bundle(recipe, teacher, (train, validation, test), logits)
+    n_tokens = recipe.device.tokens or max(2, int(np.median(validation.lengths)))
+    return Prepared(teacher, data, bundle, candidates, n_tokens)
+
+
+def _ready_teacher(recipe: Recipe, data: TextData, folder: RunFolder, progress: Progress) -> tuple[Teacher, Tokens]:
+    """Return a teacher with a trained head, and the training rows as it tokenises them."""
+    tuned = folder.teacher / "model"
+    if (tuned / "nas_manifest.json").exists():
+        teacher, _ = load_teacher(TeacherSettings(model=str(tuned)), data.labels)
+        return teacher, tokenize(teacher.tokenizer, data.train, recipe.data.max_length)
+    teacher, has_head = load_teacher(recipe.teacher, data.labels)
+    if not has_head and recipe.teacher.finetune is None:
+        raise ConfigError(
+            f"teacher {recipe.teacher.model!r}: has no trained classification head; "
+            "add 'teacher: {finetune: {epochs: 3}}' to train one first."
+        )
+    train = tokenize(teacher.tokenizer, data.train, recipe.data.max_length)
+    if recipe.teacher.finetune is not None:
+        progress.say(f"teacher: fine-tuning {recipe.teacher.model} for {recipe.teacher.finetune.epochs} epochs")
+        teacher = fine_tune(teacher, train, recipe.teacher.finetune, recipe.search.seed, _reporter(progress))
+        save_teacher(teacher, tuned)
+    return teacher, train
+
+
+def _reporter(progress: Progress) -> Any:
+    """Return a callback that shows training steps as progress of the prepare phase."""
+    return lambda step, n_steps: progress.show(Snapshot("prepare", step, n_steps))
+
+
+def _bundle(
+    recipe: Recipe, teacher: Teacher, splits: tuple[Tokens, Tokens, Tokens | None], logits: np.ndarray
+) -> Bundle:
+    """Return what all tasks share; importance is scored here, on training rows only."""
+    train, validation, test = splits
+    importance = score_importance(teacher.model, _scoring_batches(train, recipe.search.seed), "first_order")
+    resolved = recipe.model_dump(mode="json")
+    key = hashlib.sha256(json.dumps(resolved, sort_keys=True).encode() + teacher.fingerprint.encode())
+    return Bundle(
+        family=recipe.space.family,
+        mode=recipe.space.mode,
+        teacher_config=teacher.model.config.to_json(),
+        teacher_weights={name: tensor.numpy() for name, tensor in teacher.model.state_dict().items()},
+        importance=importance.to_arrays(),
+        train=train,
+        validation=validation,
+        test=test,
+        teacher_logits=logits,
+        recipe=resolved,
+        fingerprint=key.hexdigest(),
+    )
+
+
+def _scoring_batches(train: Tokens, seed: int) -> Iterator[tuple[Any, torch.Tensor]]:
+    """Yield batches of a random few hundred training rows with their labels."""
+    rows = rng_for(seed, "importance").permutation(len(train))[:IMPORTANCE_ROWS]
+    sample = train.subset(rows)
+    for batch in bucketed_batches(sample.lengths, 16, None):
+        yield sample.collate(batch), torch.from_numpy(sample.labels[batch])
+
+
+def baseline(prepared: Prepared, folder: RunFolder) -> dict[str, float]:
+    """Return the teacher's accuracy on validation and test (fp32 torch), computed once a run."""
+    path = folder.teacher / "baseline.json"
+    if path.exists():
+        return {name: float(value) for name, value in read_json(path).items()}
+    bundle, scores = prepared.bundle, {}
+    for name, tokens in (("accuracy", bundle.validation), ("test_accuracy", bundle.test)):
+        if tokens is not None:
+            logits = predict_logits(prepared.teacher.model, tokens)
+            scores[name] = float((logits.argmax(axis=1) == tokens.labels).mean())
+    write_json(path, scores)
+    return scores

@@ -1,0 +1,169 @@
+"""Phase 2, profile: measure untrained students on the idle device and learn to predict latency and size from genes.
+
+Latency does not depend on the values of weights, so nothing has to be trained for this; afterwards a candidate that
+cannot meet a hard constraint is recognised in milliseconds.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nas.candidates import Candidates
+from nas.devices.base import Measurement
+from nas.executor import Executor, Task
+from nas.files import read_json, write_json
+from nas.latency import LatencyPredictor
+from nas.objectives import Constraint
+from nas.prepare import Prepared
+from nas.progress import Progress, Snapshot
+from nas.run_folder import RunFolder
+from search_spaces.errors import DeviceError, InfeasibleError
+from search_spaces.seeding import rng_for
+from search_spaces.space import Genes, Value
+
+POOL = 512  # random candidates the profiled shapes are chosen from
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What is known of every student before it is trained.
+
+    Attributes:
+        candidates: The space.
+        n_tokens: Sequence length of the measurements.
+        latency: Predicts ms from features and variant.
+        size: Predicts bytes of the artefact from the number of parameters and the variant.
+        teacher: Baseline metrics: latency_ms, size_bytes, macs, parameters and, once added, accuracy.
+        fastest_ms: The fastest student measured.
+        environment: What the device says of itself.
+    """
+
+    candidates: Candidates
+    n_tokens: int
+    latency: LatencyPredictor
+    size: LatencyPredictor
+    teacher: dict[str, float]
+    fastest_ms: float
+    environment: dict[str, str]
+
+    def metrics(self, genes: Genes) -> dict[str, float]:
+        """Return the metrics of a candidate that need no training; latency and size are predictions."""
+        known, variant = self.candidates.known(genes, self.n_tokens), self.candidates.variant(genes)
+        return {
+            "latency_ms": self.latency.predict(known.features, variant),
+            "size_bytes": self.size.predict({"parameters": known.parameters}, variant),
+            "macs": known.macs,
+            "parameters": known.parameters,
+        }
+
+    def shortfall(self, genes: Genes, constraints: Sequence[Constraint]) -> float:
+        """Return by how much a candidate is predicted to miss the constraints that are known; <= 0 is good."""
+        metrics = self.metrics(genes)
+        known = [c for c in constraints if c.metric in metrics]
+        return max((c.violation(metrics, self.teacher) for c in known), default=0.0)
+
+
+def profile(prepared: Prepared, folder: RunFolder, executor: Executor, progress: Progress) -> Profile:
+    """Measure the teacher and about ``search.profile_shapes`` untrained students; fit the predictors.
+
+    Raises:
+        DeviceError: The device cannot be measured.
+    """
+    rows = read_json(folder.profile) if folder.profile.exists() else None
+    if rows is None:
+        rows = _measure(prepared, executor, progress)
+        write_json(folder.profile, rows)
+    return _fit(prepared, rows)
+
+
+def design(candidates: Candidates, n_shapes: int, seed: int) -> list[dict[str, Value]]:
+    """Return genes that cover the space: the warm start, then whatever is farthest from all chosen so far."""
+    chosen = candidates.warm_start()[:n_shapes]
+    rng = rng_for(seed, "profile")
+    pool = [candidates.space.sample(rng) for _ in range(POOL)]
+    codes = np.stack([candidates.space.encode(genes) for genes in pool])
+    nearest = np.full(len(pool), np.inf)
+    for genes in chosen:
+        nearest = np.minimum(nearest, np.linalg.norm(codes - candidates.space.encode(genes), axis=1))
+    while len(chosen) < n_shapes and nearest.max() > 0:
+        pick = int(nearest.argmax())
+        chosen.append(pool[pick])
+        nearest = np.minimum(nearest, np.linalg.norm(codes - codes[pick], axis=1))
+    return chosen
+
+
+def check_feasible(known: Profile, constraints: Sequence[Constraint], seed: int) -> None:
+    """Raise when no candidate is predicted to meet the constraints that need no training.
+
+    Raises:
+        InfeasibleError: It names the fastest student that was measured.
+    """
+    space, rng = known.candidates.space, rng_for(seed, "feasible")
+    pool = [*known.candidates.warm_start(), *(space.sample(rng) for _ in range(POOL))]
+    best = min(pool, key=lambda genes: known.shortfall(genes, constraints))
+    for _ in range(POOL):
+        other = space.mutate(best, rng)
+        if known.shortfall(other, constraints) < known.shortfall(best, constraints):
+            best = other
+    if known.shortfall(best, constraints) > slack(known):
+        wanted = ", ".join(str(constraint) for constraint in constraints)
+        raise InfeasibleError(
+            f"constraints: no student of this space meets {wanted}; the fastest student is {known.fastest_ms:.3f} ms "
+            f"and the nearest is {known.candidates.describe(best)}. Relax a constraint or widen the space."
+        )
+
+
+def slack(known: Profile) -> float:
+    """Return how far a prediction may miss a constraint before the candidate is given up: twice the held-out error."""
+    return 2 * known.latency.report.mape
+
+
+def _measure(prepared: Prepared, executor: Executor, progress: Progress) -> dict[str, Any]:
+    """Measure every chosen shape in every variant, one task a shape."""
+    shapes = design(prepared.candidates, prepared.bundle.recipe["search"]["profile_shapes"], _seed(prepared))
+    items = {f"profile-{i}": prepared.candidates.variants(genes) for i, genes in enumerate(shapes)}
+    for uid, candidates in items.items():
+        executor.submit(Task(uid, "measure", {"candidates": candidates, "tokens": prepared.n_tokens, "quick": True}))
+    rows: list[dict[str, Any]] = []
+    facts: dict[str, Any] = {}
+    progress.show(Snapshot("profile", 0, len(items)))
+    done = 0
+    while done < len(items):
+        for outcome in executor.wait(1.0):
+            if outcome.value is None:
+                assert outcome.failure is not None
+                raise DeviceError(f"device: measuring failed ({outcome.failure.cause}): {outcome.failure.message}")
+            facts = {name: outcome.value[name] for name in ("environment", "reference_bytes")}
+            pairs = zip(items[outcome.uid], outcome.value["measurements"], strict=True)
+            rows += [{"genes": genes, **measurement} for genes, measurement in pairs]
+            done += 1
+        progress.show(Snapshot("profile", done, len(items)))
+    return {"rows": rows, **facts}
+
+
+def _seed(prepared: Prepared) -> int:
+    """Return the search's seed."""
+    return int(prepared.bundle.recipe["search"]["seed"])
+
+
+def _fit(prepared: Prepared, stored: dict[str, Any]) -> Profile:
+    """Return the predictors fitted on measured rows."""
+    candidates, n_tokens = prepared.candidates, prepared.n_tokens
+    rows = stored["rows"]
+    known = [candidates.known(row["genes"], n_tokens) for row in rows]
+    variants = [candidates.variant(row["genes"]) for row in rows]
+    seen = [Measurement.from_json({k: v for k, v in row.items() if k != "genes"}) for row in rows]
+    latency, size = LatencyPredictor(), LatencyPredictor()
+    latency.fit([k.features for k in known], np.array([m.median_ms for m in seen]), variants)
+    size.fit([{"parameters": k.parameters} for k in known], np.array([float(m.size_bytes) for m in seen]), variants)
+    teacher, family = candidates.teacher, candidates.family
+    baseline = {
+        "latency_ms": float(np.median([m.reference_ms for m in seen])),
+        "size_bytes": float(stored["reference_bytes"]),
+        "macs": float(family.macs(teacher, n_tokens)),
+        "parameters": float(family.parameters(teacher)),
+    }
+    fastest = min(m.median_ms for m in seen)
+    return Profile(candidates, n_tokens, latency, size, baseline, fastest, dict(stored["environment"]))

@@ -1,0 +1,133 @@
+"""The recipe of a search: what a person writes in YAML, what the command line sets, what the engine reads.
+
+One frozen pydantic model a section; unknown keys are errors. Loading files is `launch`'s business.
+"""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Gene = bool | int | float | str
+
+
+class Section(BaseModel):
+    """A part of the recipe; immutable, and strict about its keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FineTuneSettings(Section):
+    """How a base model without a head becomes the teacher."""
+
+    epochs: int = Field(3, ge=1, description="passes over the training split")
+    lr: float = Field(5e-5, gt=0, description="peak learning rate of AdamW")
+    batch_size: int = Field(32, ge=1)
+
+
+class TeacherSettings(Section):
+    """The model to make students of."""
+
+    model: str = Field("builtin:minilm", description="local folder, Hugging Face hub id, or builtin:minilm")
+    revision: str | None = Field(None, description="hub revision to pin")
+    finetune: FineTuneSettings | None = Field(None, description="set when the model has no trained head yet")
+
+
+class DataSettings(Section):
+    """Where texts and labels come from; the search trains on train, scores on validation, reports test."""
+
+    source: str = Field("docstrings", description="builtin name, local csv/tsv/jsonl/parquet (.gz too), or hub id")
+    text: tuple[str, ...] = Field(("text",), min_length=1, max_length=2, description="one or two text columns")
+    label: str = Field("label", description="label column: integers 0..n-1 or names")
+    validation: str | None = Field(None, description="file or hub split; None takes validation_share of train")
+    test: str | None = Field(None, description="file or hub split, scored once for the finalists")
+    validation_share: float = Field(0.1, gt=0, lt=1)
+    max_length: int = Field(128, ge=4, le=512, description="tokens per row, longer rows are cut")
+    max_train: int | None = Field(None, ge=1, description="use at most this many training rows")
+
+
+class DeviceSettings(Section):
+    """The device students are measured on, and how it is used in production."""
+
+    name: str = Field("cpu", pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="row of the device table")
+    threads: int = Field(1, ge=1)
+    batch: int = Field(1, ge=1)
+    tokens: int | None = Field(None, ge=2, description="sequence length; None takes the validation median")
+
+
+class SpaceSettings(Section):
+    """Which students exist."""
+
+    family: str = "text_encoder"
+    mode: Literal["uniform", "per_layer"] = "uniform"
+    genes: dict[str, tuple[Gene, ...]] = Field(default_factory=dict, description="narrow a gene to these values")
+
+
+class TrainSettings(Section):
+    """One distillation run."""
+
+    epochs: float = Field(1.0, gt=0, description="passes over the training split; fractions allowed")
+    lr: float = Field(3e-4, gt=0)
+    batch_size: int = Field(32, ge=1)
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of steps with a rising learning rate")
+    weight_decay: float = Field(0.01, ge=0)
+    train_embeddings: bool = False
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+
+
+class SearchSettings(Section):
+    """How the space is searched."""
+
+    strategy: str = "evolution"
+    options: dict[str, Any] = Field(default_factory=dict, description="options of the strategy")
+    trials: int = Field(24, ge=1, description="students to train")
+    seed: int = Field(0, ge=0)
+    profile_shapes: int = Field(32, ge=4, description="untrained students measured before the search")
+    warm_start: bool = Field(True, description="begin with teacher shape, smallest, and a ladder of uniform shapes")
+    train: TrainSettings = TrainSettings(epochs=1.0)
+    trial_timeout_s: float = Field(3600.0, gt=0)
+
+
+class FinalizeSettings(Section):
+    """What happens to the best of the front."""
+
+    finalists: int = Field(3, ge=1)
+    seeds: int = Field(3, ge=1)
+    train: TrainSettings = TrainSettings(epochs=3.0)
+
+
+class TrackingSettings(Section):
+    """Where the runs are mirrored to."""
+
+    mlflow: bool = True
+    uri: str | None = Field(None, description="None: MLFLOW_TRACKING_URI, else SQLite in the run folder")
+    experiment: str = "prentice"
+
+
+class ClusterSettings(Section):
+    """Where trials run."""
+
+    executor: Literal["ray", "inprocess"] = "ray"
+    address: str | None = Field(None, description="Ray cluster; None: RAY_ADDRESS, else a local Ray")
+    cpus_per_trial: int = Field(1, ge=1)
+    gpus_per_trial: float = Field(0.0, ge=0)
+    max_parallel: int | None = Field(None, ge=1, description="None: as many as the cluster holds")
+
+
+class Recipe(Section):
+    """Everything one search needs; every key has a default that works."""
+
+    name: str = Field("search", pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
+    teacher: TeacherSettings = TeacherSettings()
+    data: DataSettings = DataSettings()
+    device: DeviceSettings = DeviceSettings()
+    space: SpaceSettings = SpaceSettings()
+    compress: dict[str, dict[str, Gene]] = Field(
+        default_factory=lambda: {"distillation": {}, "structured_pruning": {}, "int8": {}},
+        description="compressors in order; a knob given here is fixed, every other knob is searched",
+    )
+    objectives: tuple[str, ...] = ("accuracy", "latency_ms")
+    constraints: tuple[str, ...] = ()
+    search: SearchSettings = SearchSettings()
+    finalize: FinalizeSettings = FinalizeSettings()
+    tracking: TrackingSettings = TrackingSettings()
+    cluster: ClusterSettings = ClusterSettings()

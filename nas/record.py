@@ -1,0 +1,235 @@
+"""The record of a search: one Optuna study, fast in memory and safe on disk.
+
+Strategies read and write a study in memory; every event (enqueue, ask, tell, a note) is written through to the
+storage in one transaction before it counts. Opening an existing study copies it into memory under the same trial
+numbers, so a resumed search sees what the stopped one saw. The record has one writer, the driver of the search.
+"""
+
+import json
+import math
+from collections.abc import Collection, Mapping, Sequence
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.storages import InMemoryStorage
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from nas.mirror import Json, Mirror
+from nas.objectives import Objective
+from search_spaces.errors import StateError
+
+
+class Record:
+    """All trials of one search, in memory and, where there is a storage, on disk."""
+
+    def __init__(self, name: str, objectives: Sequence[Objective], sampler: BaseSampler) -> None:
+        """Begin an empty record in memory; `open` is the way to one that may have a storage."""
+        self._storage = InMemoryStorage()
+        self.study = optuna.create_study(
+            storage=self._storage,
+            sampler=sampler,
+            study_name=name,
+            directions=[objective.direction for objective in objectives],
+        )
+        self.study.set_metric_names([objective.name for objective in objectives])
+        self._study_id = self._storage.get_study_id_from_name(name)
+        self._mirror: Mirror | None = None
+        self._n_known = 0  # trials that the mirror has
+
+    @classmethod
+    def open(
+        cls,
+        storage_url: str | None,
+        name: str,
+        objectives: Sequence[Objective],
+        sampler: BaseSampler,
+        attrs: Mapping[str, Json] | None = None,
+    ) -> "Record":
+        """Return the record of a study, created or loaded.
+
+        Args:
+            storage_url: Any Optuna storage URL, e.g. ``sqlite:///study.db``; None keeps everything in memory.
+            name: The study's name within the storage.
+            objectives: What a told value means, in the order of the values.
+            sampler: The strategy.
+            attrs: Study attributes of a new study; those of a loaded one stay as they are.
+
+        Raises:
+            ConfigError: The storage cannot be reached, or the stored study has other objectives.
+            StateError: The storage is damaged.
+        """
+        optuna.logging.set_verbosity(optuna.logging.WARNING)  # the search reports progress itself
+        record = cls(name, objectives, sampler)
+        if storage_url is not None:
+            record._mirror = Mirror.open(storage_url, record.study)
+            record._load(record._mirror)
+        for key, value in (attrs or {}).items():
+            if key not in record.study.user_attrs:
+                record.set_attr(key, value)
+        return record
+
+    def enqueue(self, params: Mapping[str, Json]) -> None:
+        """Put a candidate before everything the strategy would propose; it is asked in the order of enqueueing."""
+        self.study.enqueue_trial(dict(params))
+        self._write_new()
+
+    def ask(self, distributions: Mapping[str, BaseDistribution]) -> FrozenTrial:
+        """Return a new running trial, its ``number`` and ``params``; it survives a crash from here on.
+
+        Raises:
+            StateError: The storage cannot be written.
+        """
+        trial = self.study.ask(dict(distributions))
+        frozen = self._trial(trial.number)
+        if frozen.number < self._n_known:
+            if self._mirror is not None:
+                self._mirror.start(frozen, self._system_attrs())
+        else:
+            self._write_new()
+        return frozen
+
+    def tell(
+        self,
+        number: int,
+        values: Sequence[float] | None,
+        state: TrialState = TrialState.COMPLETE,
+        attrs: Mapping[str, Json] | None = None,
+        constraints: Mapping[str, float] | None = None,
+    ) -> bool:
+        """Finish a trial.
+
+        Args:
+            number: An asked trial.
+            values: One finite number an objective for ``COMPLETE``, else None.
+            state: ``COMPLETE``, ``FAIL`` or ``PRUNED``.
+            attrs: User attributes to keep with it.
+            constraints: Name -> violation, at most 0 is feasible; finite.
+
+        Returns:
+            False when the trial was finished before: a result counts once, and nothing was changed.
+
+        Raises:
+            StateError: No such trial was asked, a value does not fit, or the storage cannot be written; nothing was
+                changed.
+        """
+        trial = self._trial(number)
+        if trial.state.is_finished():
+            return False
+        self._check(trial, values, state)
+        notes, system_attrs = _jsonable(attrs or {}, number), _constraint_attrs(constraints or {}, number)
+        told = None if values is None else [float(value) for value in values]
+        if self._mirror is not None:
+            self._mirror.finish(number, told, state, notes, system_attrs)
+        for key, value in notes.items():
+            self._storage.set_trial_user_attr(number, key, value)
+        for key, value in system_attrs.items():
+            self._storage.set_trial_system_attr(number, key, value)
+        self.study.tell(number, told, state)
+        return True
+
+    def annotate(self, number: int, attrs: Mapping[str, Json]) -> None:
+        """Keep attributes with a trial that is not finished, e.g. how often it was tried.
+
+        Raises:
+            StateError: The trial is finished or unknown, or a value is not JSON.
+        """
+        trial = self._trial(number)
+        if trial.state.is_finished():
+            raise StateError(f"trial {number}: is {trial.state.name}; only an unfinished trial can be annotated.")
+        notes = _jsonable(attrs, number)
+        if self._mirror is not None:
+            self._mirror.annotate(number, notes)
+        for key, value in notes.items():
+            self._storage.set_trial_user_attr(number, key, value)
+
+    def trials(self, states: Collection[TrialState] | None = None) -> list[FrozenTrial]:
+        """Return the trials in the order of their numbers, all or those in some states; not copies, read only."""
+        return self.study.get_trials(deepcopy=False, states=tuple(states) if states is not None else None)
+
+    def running(self) -> list[FrozenTrial]:
+        """Return the trials asked and not told; after a crash, those to run again."""
+        return self.trials((TrialState.RUNNING,))
+
+    def get_attr(self, key: str, default: Json = None) -> Json:
+        """Return an attribute of the study."""
+        return self.study.user_attrs.get(key, default)
+
+    def set_attr(self, key: str, value: Json) -> None:
+        """Keep an attribute of the study, e.g. the result of a phase.
+
+        Raises:
+            StateError: The value is not JSON, or the storage cannot be written.
+        """
+        (value,) = _jsonable({key: value}, None).values()
+        if self._mirror is not None:
+            self._mirror.set_attr(key, value)
+        self.study.set_user_attr(key, value)
+
+    def close(self) -> None:
+        """Give the storage back; the trials in memory stay readable. Idempotent."""
+        if self._mirror is not None:
+            self._mirror.storage.engine.dispose()
+
+    def _load(self, mirror: Mirror) -> None:
+        """Copy what is stored into memory."""
+        stored = mirror.load()
+        self.study.add_trials(stored.trials)
+        for key, value in stored.user_attrs.items():
+            self.study.set_user_attr(key, value)
+        for key, value in stored.system_attrs.items():
+            self._storage.set_study_system_attr(self._study_id, key, value)
+        self._n_known = len(stored.trials)
+
+    def _system_attrs(self) -> dict[str, Json]:
+        """Return what samplers keep with the study, e.g. the parents of a generation."""
+        return dict(self._storage.get_study_system_attrs(self._study_id))
+
+    def _trial(self, number: int) -> FrozenTrial:
+        """Return a trial by its number, which in memory is also its id."""
+        try:
+            return self._storage.get_trial(number)
+        except KeyError:
+            raise StateError(f"trial {number}: was never asked; the study has {self._n_known} trials.") from None
+
+    def _write_new(self) -> None:
+        """Write the trials the storage does not have yet."""
+        for trial in self.trials()[self._n_known :]:
+            if self._mirror is not None:
+                self._mirror.add(trial, self._system_attrs())
+            self._n_known += 1
+
+    def _check(self, trial: FrozenTrial, values: Sequence[float] | None, state: TrialState) -> None:
+        """Check a result before anything is changed."""
+        where = f"trial {trial.number}"
+        if trial.state != TrialState.RUNNING:
+            raise StateError(f"{where}: is {trial.state.name}; only a RUNNING trial can be told. Ask for it first.")
+        if not state.is_finished():
+            raise StateError(f"{where}: told as {state.name}; COMPLETE, FAIL and PRUNED are allowed.")
+        if (values is not None) != (state == TrialState.COMPLETE):
+            raise StateError(f"{where}: told {values} as {state.name}; a COMPLETE trial has values, others have none.")
+        n_objectives = len(self.study.directions)
+        if values is not None and len(values) != n_objectives:
+            raise StateError(f"{where}: told {len(values)} values; the study has {n_objectives} objectives.")
+        if values is not None and not all(math.isfinite(value) for value in values):
+            raise StateError(f"{where}: told {list(values)}; values are finite numbers. Tell it as FAIL.")
+
+
+def _constraint_attrs(constraints: Mapping[str, float], number: int) -> dict[str, Json]:
+    """Return constraints in the form in which Optuna keeps them with a trial."""
+    for name, violation in constraints.items():
+        if not math.isfinite(violation):
+            raise StateError(f"trial {number}: constraint {name!r} is {violation}; it must be finite. Tell it as FAIL.")
+    return create_trial(state=TrialState.FAIL, constraints=dict(constraints)).system_attrs
+
+
+def _jsonable(attrs: Mapping[str, Json], number: int | None) -> dict[str, Json]:
+    """Return attributes as JSON reads them back, so that memory and disk agree."""
+    where = "study" if number is None else f"trial {number}"
+    result = {}
+    for key, value in attrs.items():
+        try:
+            result[key] = json.loads(json.dumps(value, allow_nan=False))
+        except (TypeError, ValueError) as error:
+            raise StateError(f"{where}: attribute {key!r} = {value!r:.60} is not JSON ({error}).") from None
+    return result

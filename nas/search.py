@@ -1,0 +1,158 @@
+"""Phase 3, search: ask the strategy, let a worker train, tell the strategy; until the budget is spent.
+
+The study is the only state: whatever ended is told before anything else happens, so a killed search loses nothing
+that was finished, and a resumed one trains again exactly what was running.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from nas.executor import Executor, Failure, Outcome, Task
+from nas.objectives import Constraint, Objective
+from nas.profile import Profile, slack
+from nas.record import Record
+from nas.recipe import SearchSettings
+from search_spaces.errors import InfeasibleError, StateError
+from search_spaces.space import Value
+
+REJECTIONS = 2000  # proposals in a row that may be refused before the space counts as exhausted
+ALIKE = 5  # first trials failing with one message: the cause is systematic, more trials would fail too
+RETRIES = {"worker_died": 2, "out_of_memory": 2, "node_lost": 10}  # causes that are worth another try
+
+Notify = Callable[[FrozenTrial], None]
+
+
+@dataclass
+class Search:
+    """One search in progress: the loop's constants and what is running now."""
+
+    settings: SearchSettings
+    objectives: Sequence[Objective]
+    constraints: Sequence[Constraint]
+    known: Profile
+    record: Record
+    executor: Executor
+    on_tell: Notify
+    on_tick: Callable[[int], None]
+    running: dict[str, tuple[int, dict[str, Value]]] = field(default_factory=dict)
+    attempts: Counter[int] = field(default_factory=Counter)
+    busy_s: float = 0.0
+
+    def run(self) -> None:
+        """Spend what is left of the budget.
+
+        Raises:
+            StateError: The first trials all failed alike.
+            InfeasibleError: The strategy proposes nothing that can meet the constraints.
+        """
+        space = self.known.candidates.space
+        keys = {space.key(trial.user_attrs["genes"]) for trial in self._spent()}
+        for trial in self.record.running():  # left over from an interrupted search
+            keys.add(space.key(trial.params))
+            self._submit(trial.number, space.canonical(trial.params))
+        while (left := self.settings.trials - len(self._spent())) > 0:
+            while len(self.running) < min(left, self.executor.slots("train")) and self._propose(keys):
+                pass
+            if not self.running:
+                return  # the space is exhausted
+            started = time.monotonic()
+            outcomes = self.executor.wait(1.0)
+            self.busy_s += time.monotonic() - started
+            for outcome in outcomes:
+                self._settle(outcome)
+            self.on_tick(len(self.running))
+
+    def _spent(self) -> list[FrozenTrial]:
+        """Return the trials that count against the budget: trained or failed."""
+        return self.record.trials((TrialState.COMPLETE, TrialState.FAIL))
+
+    def _propose(self, keys: set[str]) -> bool:
+        """Ask until a candidate is new and can meet the constraints, and submit it; False when none is left."""
+        space = self.known.candidates.space
+        for _ in range(REJECTIONS):
+            if len(keys) >= space.size:
+                return False
+            trial = self.record.ask(space.distributions())
+            genes = space.canonical(trial.params)
+            reason = self._refusal(genes, keys)
+            if reason is None:
+                keys.add(space.key(genes))
+                self._submit(trial.number, genes)
+                return True
+            self.record.tell(trial.number, None, TrialState.PRUNED, {"genes": genes, "reason": reason}, {})
+        if self._spent() or self.running:
+            return False
+        raise InfeasibleError(
+            f"search: {REJECTIONS} proposals in a row cannot meet the constraints; the fastest student is "
+            f"{self.known.fastest_ms:.3f} ms. Relax a constraint or widen the space."
+        )
+
+    def _refusal(self, genes: dict[str, Value], keys: set[str]) -> str | None:
+        """Return why a candidate is not worth training, or None."""
+        if self.known.candidates.space.key(genes) in keys:
+            return "an equal student was trained before"
+        if (miss := self.known.shortfall(genes, self.constraints)) > slack(self.known):
+            return f"predicted to miss a constraint by {miss:.0%}"
+        return None
+
+    def _submit(self, number: int, genes: dict[str, Value]) -> None:
+        """Send a trial to a worker."""
+        uid = f"trial-{number}.{self.attempts[number]}"
+        self.running[uid] = (number, genes)
+        spec = {
+            "genes": genes,
+            "seed": self.settings.seed,
+            "train": self.settings.train.model_dump(mode="json"),
+            "deliver": False,
+            "timeout_s": self.settings.trial_timeout_s,
+        }
+        self.executor.submit(Task(uid, "train", spec))
+
+    def _settle(self, outcome: Outcome) -> None:
+        """Tell what became of a trial, or try it again when its worker was lost."""
+        number, genes = self.running.pop(outcome.uid)
+        if outcome.failure is not None:
+            if self.attempts[number] < RETRIES.get(outcome.failure.cause, 0):
+                self.attempts[number] += 1
+                self._submit(number, genes)
+                return
+            self._tell_failure(number, genes, outcome.failure)
+        else:
+            assert outcome.value is not None
+            self._tell(number, genes, outcome.value)
+
+    def _tell(self, number: int, genes: dict[str, Value], value: Any) -> None:
+        """Record a finished trial: measured accuracy and size, predicted latency."""
+        metrics = {**self.known.metrics(genes), **value["metrics"]}
+        attrs = {
+            "genes": genes,
+            "shape": self.known.candidates.describe(genes),
+            "metrics": metrics,
+            "predicted": ["latency_ms"],
+            "curves": value["curves"],
+            "reports": value["reports"],
+            "seconds": value["seconds"],
+            "attempts": self.attempts[number] + 1,
+        }
+        violations = {str(c): c.violation(metrics, self.known.teacher) for c in self.constraints}
+        values = [metrics[objective.name] for objective in self.objectives]
+        if self.record.tell(number, values, TrialState.COMPLETE, attrs, violations):
+            self.on_tell(self.record.trial(number))
+
+    def _tell_failure(self, number: int, genes: dict[str, Value], failure: Failure) -> None:
+        """Record a failed trial with its cause; stop the search when all fail alike."""
+        attrs = {"genes": genes, "cause": failure.cause, "message": failure.message}
+        if self.record.tell(number, None, TrialState.FAIL, attrs, {}):
+            self.on_tell(self.record.trial(number))
+        spent = self._spent()
+        messages = {(t.user_attrs.get("cause"), t.user_attrs.get("message")) for t in spent}
+        if len(spent) >= ALIKE and len(messages) == 1:
+            raise StateError(
+                f"search: the first {len(spent)} trials all failed alike ({failure.cause}): {failure.message}. "
+                "Mend the cause, then continue with nas resume."
+            )

@@ -1,0 +1,85 @@
+"""The folder of one student: what is in it, how it is written, how it is loaded and checked.
+
+A uniform student is a plain Hugging Face folder; a per-layer one holds the same files in our own names. Both carry
+``model.onnx`` (quantized as searched), the tokenizer and a manifest with the sha256 of every file.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load as load_tensors
+from safetensors.torch import load_file
+
+from nas.files import atomic_write, read_json, sha256_of, write_json
+from search_spaces.errors import ConfigError, StateError
+from search_spaces.families.encoder_hf import from_hf, save_hf
+from search_spaces.families.encoder_model import EncoderConfig, TextEncoder
+
+MANIFEST = "nas_manifest.json"
+
+
+def save(
+    folder: Path, config: EncoderConfig, weights: bytes, artefact: bytes, tokenizer: Any, facts: Mapping[str, Any]
+) -> None:
+    """Write a student; the manifest comes last, so a folder without one is unfinished.
+
+    Args:
+        folder: Created if missing.
+        config: The student's shape.
+        weights: safetensors of the state dict, in our names.
+        artefact: The ONNX model that was scored.
+        tokenizer: The teacher's.
+        facts: What the manifest says besides: genes, metrics, versions; JSON values.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    model = TextEncoder(config)
+    model.load_state_dict(load_tensors(weights))
+    if config.is_uniform:
+        save_hf(model.eval(), folder)
+    else:
+        atomic_write(folder / "model.safetensors", weights)
+        write_json(folder / "config.json", {"model_type": "prentice_text_encoder", **config.to_json()})
+    tokenizer.save_pretrained(folder)
+    atomic_write(folder / "model.onnx", artefact)
+    write_manifest(folder, {**facts, "config": config.to_json(), "uniform": config.is_uniform})
+
+
+def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Write the manifest over every file of the folder but itself."""
+    files = {
+        path.relative_to(folder).as_posix(): {"sha256": sha256_of(path), "bytes": path.stat().st_size}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
+    }
+    write_json(folder / MANIFEST, {"format": 1, **facts, "files": files})
+
+
+def manifest(folder: Path) -> dict[str, Any]:
+    """Return the manifest of a student, after checking every file against it.
+
+    Raises:
+        ConfigError: The folder is no student.
+        StateError: A file is missing or differs.
+    """
+    if not (folder / MANIFEST).exists():
+        raise ConfigError(f"student {folder}: holds no {MANIFEST}; give a folder written by a search or nas export.")
+    content: dict[str, Any] = read_json(folder / MANIFEST)
+    for name, entry in content["files"].items():
+        path = folder / name
+        if not path.is_file() or sha256_of(path) != entry["sha256"]:
+            raise StateError(f"student {folder}: {name} is missing or differs from the manifest; export it again.")
+    return content
+
+
+def load(path: str | Path) -> TextEncoder:
+    """Return a student as a torch module in evaluation mode; see `nas.load_student`."""
+    folder = Path(path)
+    content = manifest(folder)
+    if content["uniform"]:
+        return from_hf(str(folder), labels=content["config"]["labels"])[0].eval()
+    model = TextEncoder(EncoderConfig.from_json(content["config"]))
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    return model.eval()
+
+

@@ -1,0 +1,193 @@
+"""What one trial does, in the order it happens: inherit, distil and prune, export, quantize, score the artefact.
+
+Runs on a worker. Pure: a task and the bundle in, JSON and bytes out; the same task gives the same student.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+from safetensors.torch import save
+
+from compressors.base import ArtefactCompressor, Compressor, TrainingCompressor
+from compressors.distillation import Distillation
+from compressors.structured import StructuredPruning
+from nas.bundle import Bundle
+from nas.candidates import Candidates
+from nas.data.tokens import Tokens
+from nas.devices import DEVICES
+from nas.devices.base import Device, Workload
+from nas.distill import distill
+from nas.executor import Task
+from nas.recipe import Recipe, TrainSettings
+from search_spaces.families.encoder_model import EncoderConfig, TextEncoder
+from search_spaces.families.importance import Importance
+from search_spaces.families.text_encoder import Architecture
+from search_spaces.space import Genes
+
+
+class Workbench:
+    """What a worker derives from a bundle once and uses for every task: teacher, candidates, device."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        """Build the teacher from the bundle's arrays without copying them."""
+        self.recipe = Recipe.model_validate(bundle.recipe)
+        config = EncoderConfig.from_json(bundle.teacher_config)
+        self.teacher = TextEncoder(config).eval()
+        weights = {name: torch.from_numpy(np.array(array)) for name, array in bundle.teacher_weights.items()}
+        self.teacher.load_state_dict(weights)
+        self.importance = Importance.from_arrays(bundle.importance)
+        self.candidates = Candidates(self.recipe, config)
+        self.device: Device = DEVICES.load(self.recipe.device.name)(self.recipe.device)
+        self.reference = self.device.export(self.teacher)
+
+    def build(self, architecture: Architecture) -> TextEncoder:
+        """Return an untrained student that inherits the teacher's most important units."""
+        student: TextEncoder = self.candidates.family.build(self.teacher, architecture, self.importance)
+        return student
+
+
+_BENCHES: dict[str, Workbench] = {}
+
+
+def workbench(bundle: Bundle) -> Workbench:
+    """Return the worker's workbench for a bundle; only the latest is kept."""
+    if bundle.fingerprint not in _BENCHES:
+        _BENCHES.clear()
+        _BENCHES[bundle.fingerprint] = Workbench(bundle)
+    return _BENCHES[bundle.fingerprint]
+
+
+def train_student(task: Task, bundle: Bundle) -> dict[str, Any]:
+    """Train one candidate and score its artefact.
+
+    Args:
+        task: ``spec`` holds ``genes``, ``seed``, ``train`` (a `TrainSettings` as JSON) and ``deliver``: whether to
+            send the weights and the artefact back and to score the test split.
+        bundle: What all tasks share.
+
+    Returns:
+        ``metrics`` (accuracy of the artefact on validation, size_bytes, macs, parameters, ...), ``curves`` per epoch,
+        ``reports`` of the compressors, ``seconds`` per step, and with ``deliver`` the bytes ``weights`` and
+        ``artefact``.
+
+    Raises:
+        DivergedError: The loss became NaN or infinite.
+    """
+    bench, spec, clock = workbench(bundle), task.spec, Stopwatch()
+    genes: Genes = spec["genes"]
+    compressors = bench.candidates.compressors(genes)
+    architecture = bench.candidates.architecture(genes)
+    student = bench.build(_start(bench, architecture, compressors))
+    clock.lap("build")
+    epochs = distill(
+        student,
+        bundle.train,
+        bundle.teacher_logits,
+        TrainSettings.model_validate(spec["train"]),
+        seed=int(spec["seed"]),
+        loss=_loss(compressors),
+        compressors=[cast(TrainingCompressor, c) for c in compressors if c.stage == "training"],
+    )
+    clock.lap("train")
+    artefact = compress(bench.device.export(student.eval()), compressors)
+    clock.lap("export")
+    metrics = {
+        "accuracy": _accuracy(bench, artefact, bundle.validation),
+        "size_bytes": float(len(artefact)),
+        "parameters": float(sum(p.numel() for p in student.parameters())),
+    }
+    if spec["deliver"] and bundle.test is not None:
+        metrics["test_accuracy"] = _accuracy(bench, artefact, bundle.test)
+    clock.lap("score")
+    result: dict[str, Any] = {
+        "metrics": metrics,
+        "curves": {
+            "loss": [epoch.loss for epoch in epochs],
+            "sentences_per_s": [epoch.sentences_per_s for epoch in epochs],
+        },
+        "reports": [compressor.report().to_json() for compressor in compressors],
+        "architecture": Architecture(architecture.layers, student.config).to_json(),
+        "seconds": clock.laps,
+    }
+    if spec["deliver"]:
+        result |= {"weights": save(student.state_dict()), "artefact": artefact}
+    return result
+
+
+def measure_shapes(task: Task, bundle: Bundle) -> dict[str, Any]:
+    """Measure artefacts on the device, interleaved with the teacher's fp32 artefact.
+
+    Args:
+        task: ``spec`` holds ``tokens``, ``quick`` and ``candidates`` (genes of untrained students to build);
+            ``blobs`` holds finished artefacts by name, measured after the candidates in the order of the names.
+        bundle: What all tasks share.
+
+    Returns:
+        ``measurements``: one JSON for each candidate, then one for each blob; ``environment`` of the device;
+        ``reference_bytes``: size of the teacher's artefact.
+    """
+    bench, spec, clock = workbench(bundle), task.spec, Stopwatch()
+    artefacts = [_untrained(bench, genes) for genes in spec["candidates"]]
+    artefacts += [task.blobs[name] for name in sorted(task.blobs)]
+    clock.lap("build")
+    workload = Workload(bench.recipe.device.batch, int(spec["tokens"]))
+    measurements = bench.device.measure(artefacts, bench.reference, workload, quick=bool(spec["quick"]))
+    clock.lap("measure")
+    return {
+        "measurements": [measurement.to_json() for measurement in measurements],
+        "environment": dict(bench.device.environment()),
+        "reference_bytes": len(bench.reference),
+        "seconds": clock.laps,
+    }
+
+
+def compress(artefact: bytes, compressors: Sequence[Compressor]) -> bytes:
+    """Return the exported model after every compressor of the artefact stage, in order."""
+    for compressor in compressors:
+        if compressor.stage == "artefact":
+            artefact = cast(ArtefactCompressor, compressor).apply(artefact)
+    return artefact
+
+
+def _untrained(bench: Workbench, genes: Mapping[str, Any]) -> bytes:
+    """Return the artefact of a candidate that was never trained: latency does not depend on the weights' values."""
+    student = bench.build(bench.candidates.architecture(genes))
+    return compress(bench.device.export(student.eval()), bench.candidates.compressors(genes))
+
+
+def _start(bench: Workbench, target: Architecture, compressors: Sequence[Compressor]) -> Architecture:
+    """Return the shape training begins with: the target, or a wider one that is pruned down to it on the way."""
+    for compressor in compressors:
+        if isinstance(compressor, StructuredPruning) and compressor.is_gradual:
+            compressor.aim(target.config)
+            return bench.candidates.family.widen(target, bench.candidates.teacher)
+    return target
+
+
+def _loss(compressors: Sequence[Compressor]) -> Distillation:
+    """Return the recipe's distillation loss, or the default one."""
+    return next((c for c in compressors if isinstance(c, Distillation)), Distillation())
+
+
+def _accuracy(bench: Workbench, artefact: bytes, tokens: Tokens) -> float:
+    """Return the share of rows the artefact labels right, run at the batch size of production."""
+    logits = bench.device.predict(artefact, tokens, bench.recipe.device.batch)
+    return float((logits.argmax(axis=1) == tokens.labels).mean())
+
+
+class Stopwatch:
+    """Seconds between laps, by name."""
+
+    def __init__(self) -> None:
+        """Start the clock."""
+        self.laps: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        """Book the time since the last lap under a name."""
+        now = time.monotonic()
+        self.laps[name] = self.laps.get(name, 0.0) + now - self._last
+        self._last = now

@@ -1,0 +1,95 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from launch.cli import app
+
+COMMANDS = ("search", "resume", "report", "export", "recipe", "doctor")
+
+
+def invoke(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, list(arguments))
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output
+
+
+@pytest.fixture
+def recipe_file(tiny_recipe: dict[str, Any], tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(tiny_recipe))
+    return path
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_every_command_teaches_with_an_example(command: str) -> None:
+    code, output = invoke(command, "--help")
+    assert code == 0
+    assert f"nas {command}" in output
+    assert "Example" in output
+
+
+def test_help_starts_neither_torch_nor_ray_nor_mlflow() -> None:
+    program = (
+        "import sys\nfrom typer.testing import CliRunner\nfrom launch.cli import app\n"
+        "assert CliRunner().invoke(app, ['--help']).exit_code == 0\n"
+        "print([m for m in ('torch', 'ray', 'mlflow', 'transformers') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_search_report_export_and_resume_work_from_the_command_line(recipe_file: Path, tmp_path: Path) -> None:
+    run, shipped = tmp_path / "run", tmp_path / "shipped"
+    code, output = invoke("search", str(recipe_file), "--output", str(run), "--trials", "4")
+    assert code == 0, output
+    for name in ("recipe.yaml", "study.db", "log.txt", "profile.json", "report.html", "best/model.onnx"):
+        assert (run / name).exists(), name
+    code, output = invoke("report", str(run))
+    assert code == 0
+    assert "teacher" in output
+    code, output = invoke("export", str(run), "--student", "best", "--output", str(shipped))
+    assert code == 0
+    assert json.loads((shipped / "nas_manifest.json").read_text())["files"]["README.md"]
+    assert invoke("resume", str(run))[0] == 0
+
+
+def test_a_run_folder_with_a_search_is_not_overwritten(recipe_file: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "recipe.yaml").write_text("name: old\n")
+    code, output = invoke("search", str(recipe_file), "--output", str(run))
+    assert code == 2
+    assert "nas resume" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["search", "missing.yaml"], "no such file"),
+        (["search", "quickstart", "--trials", "0"], "search.trials"),
+        (["search", "quickstart", "--set", "search.trails=3"], "Did you mean 'trials'"),
+        (["resume", "/nowhere"], "holds no recipe.yaml"),
+        (["report", "/nowhere"], "holds no recipe.yaml"),
+        (["export", "/nowhere"], "holds no recipe.yaml"),
+        (["recipe", "quickstrat"], "Did you mean 'quickstart'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(arguments: list[str], message: str) -> None:
+    code, output = invoke(*arguments)
+    assert code == 2
+    assert message in output
+    assert len(output.strip().splitlines()) == 1
+
+
+def test_an_infeasible_limit_ends_with_exit_code_3(recipe_file: Path, tmp_path: Path) -> None:
+    code, output = invoke(
+        "search", str(recipe_file), "--output", str(tmp_path / "run"), "--max-latency-ms", "0.0000001"
+    )
+    assert code == 3
+    assert "fastest student" in output

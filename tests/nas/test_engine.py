@@ -1,0 +1,214 @@
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from optuna.trial import TrialState
+
+import nas
+from nas.engine import Engine
+from nas.executor import Outcome, Task
+from nas.inprocess import InProcessExecutor
+from nas.progress import Silent
+from nas.recipe import Recipe
+from nas.record import Record
+from nas.run_folder import RunFolder
+from nas.student import manifest
+from nas.tracker import NullTracker, TrialRun
+from search_spaces.errors import ConfigError, InfeasibleError, StateError
+
+
+class Notes(NullTracker):
+    """A tracker that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.trials: dict[str, TrialRun] = {}
+
+    def log_trial(self, trial: TrialRun) -> None:
+        self.trials[trial.name] = trial
+
+
+class Interrupted(InProcessExecutor):
+    """Stops the search, as Ctrl-C would, when the given number of trials has ended."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self.left = after
+
+    def wait(self, timeout_s: float) -> list[Outcome]:
+        outcomes = super().wait(timeout_s)
+        if any(outcome.uid.startswith("trial-") for outcome in outcomes):
+            self.left -= 1
+            if self.left < 0:  # the outcome is lost with the process
+                raise KeyboardInterrupt
+        return outcomes
+
+
+def engine(recipe: Mapping[str, Any], path: Path, executor: InProcessExecutor | None = None) -> Engine:
+    folder = RunFolder(path)
+    folder.create()
+    return Engine(Recipe.model_validate(recipe), folder, executor or InProcessExecutor(), Notes(), Silent())
+
+
+def reopened(path: Path) -> Record:
+    return Record.load(RunFolder(path).storage_url)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, tiny_data: Path) -> tuple[Engine, list[Any]]:
+    path = tmp_path_factory.mktemp("runs") / "tiny"
+    recipe = {
+        "name": "tiny",
+        "teacher": {"model": str(tiny_base), "finetune": {"epochs": 1}},
+        "data": {"source": str(tiny_data), "validation_share": 0.2, "test": str(tiny_data)},
+        "search": {"trials": 6, "profile_shapes": 6, "train": {"epochs": 0.5}},
+        "finalize": {"finalists": 2, "seeds": 2, "train": {"epochs": 0.5}},
+    }
+    made = engine(recipe, path)
+    return made, made.run()
+
+
+def test_a_search_trains_its_budget_and_delivers_measured_students(finished: tuple[Engine, list[Any]]) -> None:
+    made, students = finished
+    complete = made.record.trials((TrialState.COMPLETE,))
+    assert len(complete) == 6
+    assert 1 <= len(students) <= 2
+    for row in students:
+        assert row["seeds"] == 2
+        assert row["metrics"]["latency_ms"] == row["measurement"]["median_ms"] > 0
+        assert 0 <= row["test_mean"] <= 1
+    assert made.recipe.name == "tiny"
+    assert {"prepare", "profile", "search", "finalize"} <= set(made.record.attrs["seconds"])
+
+
+def test_equal_students_are_never_trained_twice(finished: tuple[Engine, list[Any]]) -> None:
+    trials = finished[0].record.trials((TrialState.COMPLETE,))
+    assert len({str(sorted(t.user_attrs["genes"].items())) for t in trials}) == len(trials)
+
+
+def test_every_trial_and_finalist_is_mirrored(finished: tuple[Engine, list[Any]]) -> None:
+    made, students = finished
+    names = made.tracker.trials  # type: ignore[attr-defined]
+    assert sum(name.startswith("trial-") for name in names) == 6
+    assert sum(name.startswith("finalist-") for name in names) == len(students)
+
+
+def test_a_delivered_student_loads_and_its_artefact_gives_the_reported_accuracy(
+    finished: tuple[Engine, list[Any]],
+) -> None:
+    made, students = finished
+    folder = made.folder.students / students[0]["name"]
+    model = nas.load_student(str(folder))
+    assert model.config.to_json() == manifest(folder)["config"]
+    assert (folder / "model.onnx").stat().st_size == students[0]["metrics"]["size_bytes"]
+
+
+def test_a_finished_run_resumes_to_the_same_answer_without_work(finished: tuple[Engine, list[Any]]) -> None:
+    made, students = finished
+    again = engine(made.recipe.model_dump(), made.folder.path, Interrupted(after=0))
+    assert again.run() == students
+
+
+def test_an_interrupted_search_goes_on_where_it_stopped(tiny_recipe: dict[str, Any], tmp_path: Path) -> None:
+    straight = engine(tiny_recipe, tmp_path / "straight")
+    straight.run()
+    for after in (2, 1):
+        with pytest.raises(KeyboardInterrupt):
+            engine(tiny_recipe, tmp_path / "broken", Interrupted(after)).run()
+    resumed = engine(tiny_recipe, tmp_path / "broken")
+    resumed.run()
+    ours, theirs = (e.record.trials((TrialState.COMPLETE,)) for e in (resumed, straight))
+    assert len(ours) == 6
+    assert [t.params for t in ours] == [t.params for t in theirs]
+
+
+def test_a_diverging_search_stops_early_with_the_shared_cause(tiny_recipe: dict[str, Any], tmp_path: Path) -> None:
+    tiny_recipe["search"] = {"trials": 50, "profile_shapes": 4, "train": {"lr": 1e30}}
+    made = engine(tiny_recipe, tmp_path / "run")
+    with pytest.raises(StateError, match="trials all failed alike"):
+        made.run()
+    failed = made.record.trials((TrialState.FAIL,))
+    assert len(failed) == 5
+    assert failed[0].user_attrs["cause"] == "diverged"
+
+
+def test_a_trial_that_raises_is_recorded_and_the_search_goes_on(
+    tiny_recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = iter(range(1000))
+    import nas.trial as trial
+
+    real = trial.train_student
+
+    def sometimes(task: Task, bundle: Any) -> dict[str, Any]:
+        if next(calls) == 1:
+            raise ValueError("bad luck")
+        return real(task, bundle)
+
+    monkeypatch.setattr(trial, "train_student", sometimes)
+    made = engine(tiny_recipe, tmp_path / "run")
+    made.run()
+    assert len(made.record.trials((TrialState.COMPLETE,))) == 5
+    (failed,) = made.record.trials((TrialState.FAIL,))
+    assert failed.user_attrs["cause"] == "error"
+    assert "bad luck" in failed.user_attrs["message"]
+
+
+def test_an_infeasible_constraint_ends_with_the_fastest_student(tiny_recipe: dict[str, Any], tmp_path: Path) -> None:
+    tiny_recipe["constraints"] = ["latency_ms <= 0.000001"]
+    with pytest.raises(InfeasibleError, match=r"the fastest student is \d+\.\d+ ms"):
+        engine(tiny_recipe, tmp_path / "run").run()
+
+
+def test_a_space_smaller_than_the_budget_is_exhausted(tiny_recipe: dict[str, Any], tmp_path: Path) -> None:
+    tiny_recipe["space"] = {
+        "genes": {"keep_1": [False], "keep_2": [False], "hidden": [16], "ffn": [32, 64], "int8.enabled": [True]}
+    }
+    tiny_recipe["compress"] = {
+        "distillation": {"alpha": 0.1, "temperature": 2.0},
+        "structured_pruning": {"schedule": "oneshot"},
+        "int8": {"per_channel": True},
+    }
+    made = engine(tiny_recipe, tmp_path / "run")
+    made.run()
+    assert len(made.record.trials((TrialState.COMPLETE,))) == 2
+
+
+@pytest.mark.parametrize(
+    ("section", "value", "message"),
+    [
+        ("objectives", ["acuracy"], "Did you mean 'accuracy'"),
+        ("constraints", ["latency_ms <= fast"], "latency_ms <= fast"),
+        ("constraints", ["latency_ms <= 1", "latency_ms >= 2"], "latency_ms"),
+        ("search", {"strategy": "evolutoin"}, "Did you mean 'evolution'"),
+        ("device", {"name": "cpuu"}, "Did you mean 'cpu'"),
+        ("space", {"family": "text_encodr"}, "Did you mean 'text_encoder'"),
+        ("space", {"genes": {"ffn": [4000]}}, "4000"),
+        ("space", {"genes": {"fnn": [64]}}, "Did you mean 'ffn'"),
+        ("compress", {"int9": {}}, "Did you mean 'int8'"),
+        ("compress", {"int8": {"enabeld": True}}, "Did you mean 'enabled'"),
+        ("teacher", {"model": "/nowhere"}, "/nowhere"),
+    ],
+)
+def test_a_bad_recipe_is_refused_before_any_worker_starts(
+    tiny_recipe: dict[str, Any], tmp_path: Path, section: str, value: Any, message: str
+) -> None:
+    executor = InProcessExecutor()
+    with pytest.raises(ConfigError, match=message) as caught:
+        engine({**tiny_recipe, section: value}, tmp_path / "run", executor).run()
+    assert len(str(caught.value).splitlines()) == 1
+    assert executor._bundle is None
+
+
+def test_the_profile_covers_the_space(finished: tuple[Engine, list[Any]]) -> None:
+    from nas.profile import design
+
+    made, _ = finished
+    from nas.prepare import prepare
+
+    candidates = prepare(made.recipe, made.folder, Silent()).candidates
+    shapes = design(candidates, 12, 0)
+    assert len({candidates.space.key(genes) for genes in shapes}) == 12
+    codes = np.stack([candidates.space.encode(genes) for genes in shapes])
+    assert (np.ptp(codes, axis=0) > 0).mean() > 0.8
