@@ -24,12 +24,12 @@ from compressors.importance import score_importance
 from launch.commands import make_executor, make_tracker
 from launch.recipes import load_recipe, save_recipe
 from launch.report import terminal_table, write_report
-from launch.report_data import open_record, report_data
+from launch.report_data import report_data
 from launch.terminal import make_progress
 from nas.data.sources import load_data
 from nas.data.tokenize import tokenize
 from nas.distill import distill
-from nas.engine import Engine
+from nas.engine import Engine, open_record
 from nas.recipe import Recipe, TrainSettings
 from nas.run_folder import RunFolder, fresh_folder
 from nas.teacher import load_teacher, predict_logits
@@ -84,12 +84,12 @@ def run_search(recipe: Recipe, output: Path | None) -> None:
     data = report_data(folder, recipe)
     write_report(folder.path, data)
     progress.console.print(terminal_table(data))
-    print(json.dumps(figures(folder, wall, memory.stop()), indent=2))
+    print(json.dumps(figures(folder, recipe, wall, memory.stop()), indent=2))
 
 
-def figures(folder: RunFolder, wall_s: float, worker_mb: float) -> dict[str, object]:
+def figures(folder: RunFolder, recipe: Recipe, wall_s: float, worker_mb: float) -> dict[str, object]:
     """Return the benchmark's figures from the run's record."""
-    attrs = open_record(folder).attrs
+    attrs = open_record(folder, recipe).attrs
     teacher, best = attrs["teacher"], attrs["students"][0]
     return {
         "minutes": round(wall_s / 60, 1),

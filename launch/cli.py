@@ -23,6 +23,7 @@ COMMANDS = Table(
 app = typer.Typer(
     name="nas",
     no_args_is_help=True,
+    add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     help="""
@@ -43,7 +44,7 @@ Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of a search
 @app.command()
 def search(
     recipe: Annotated[
-        str | None, typer.Argument(metavar="[RECIPE]", help="YAML file, or an embedded recipe such as quickstart.")
+        str | None, typer.Argument(metavar="RECIPE", help="YAML file, or an embedded recipe such as quickstart.")
     ] = None,
     teacher: Annotated[str | None, typer.Option(help="Local folder or Hugging Face id of the teacher.")] = None,
     data: Annotated[str | None, typer.Option(help="csv, tsv, jsonl or parquet file (.gz too), or hub id.")] = None,

@@ -4,11 +4,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from launch.report_data import open_record
-from nas.files import atomic_write
+from nas.engine import open_record
+from nas.files import MANIFEST, atomic_write, write_manifest
 from nas.recipe import Recipe
 from nas.run_folder import RunFolder
-from nas.student import MANIFEST, manifest, write_manifest
+from nas.student import manifest
 from search_spaces.errors import ConfigError
 from search_spaces.registry import unknown_name
 
@@ -29,7 +29,7 @@ def export_student(folder: RunFolder, recipe: Recipe, name: str, output: Path | 
         ConfigError: No such student, an unfinished run, or a target that is something else.
         StateError: The student's files do not match its manifest.
     """
-    names = _students(folder)
+    names = _students(folder, recipe)
     chosen = names[0] if name == "best" else name
     if chosen not in names:
         raise unknown_name("student", name, ["best", *names])
@@ -46,9 +46,9 @@ def export_student(folder: RunFolder, recipe: Recipe, name: str, output: Path | 
     return target
 
 
-def _students(folder: RunFolder) -> list[str]:
+def _students(folder: RunFolder, recipe: Recipe) -> list[str]:
     """Return the names of a run's students, best first."""
-    rows = open_record(folder).attrs.get("students", [])
+    rows = open_record(folder, recipe).attrs.get("students")
     if not rows:
         raise ConfigError(f"run folder {folder.path}: has no students yet; finish it with: nas resume {folder.path}")
     return [row["name"] for row in rows]

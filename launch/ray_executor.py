@@ -3,10 +3,10 @@
 Knows how tasks end; not what they compute.
 """
 
-import logging
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -16,29 +16,15 @@ import torch
 from ray import exceptions
 
 from launch.ray_cluster import DEVICE_WAIT_S, Node, RayCluster, device_resource
+from launch.ray_failures import failed, ray_failure
 from nas.bundle import Bundle
-from nas.executor import Cause, Failure, Kind, Outcome, Task
+from nas.executor import Kind, Outcome, Task
 from nas.recipe import ClusterSettings, DeviceSettings
 from nas.work import WORK, run_task
 from search_spaces.errors import ConfigError
 
-log = logging.getLogger(__name__)
-
 Work = Callable[[Task, Bundle], Outcome]
 TICK_S = 5.0  # how often waiting looks at the nodes
-
-# First match wins; RayError itself comes last.
-CAUSES: tuple[tuple[type[Exception], Cause, str], ...] = (
-    (exceptions.OutOfMemoryError, "out_of_memory", "the node ran out of memory and Ray stopped the worker"),
-    (exceptions.WorkerCrashedError, "worker_died", "the worker process died: killed, or crashed in native code"),
-    (exceptions.NodeDiedError, "node_lost", "the node left the cluster"),
-    (exceptions.LocalRayletDiedError, "node_lost", "Ray died on the driver's node"),
-    (exceptions.ObjectLostError, "node_lost", "the node that held the data left the cluster"),
-    (exceptions.TaskUnschedulableError, "node_lost", "no node can run the task"),
-    (exceptions.OutOfDiskError, "error", "the node's disk is full"),
-    (exceptions.RuntimeEnvSetupError, "error", "the node could not set up our code"),
-    (exceptions.RayError, "error", "Ray could not run the task"),
-)
 
 
 @dataclass
@@ -85,13 +71,20 @@ class RayExecutor:
         self._options: dict[Kind, dict[str, Any]] = {}
         self._last_look = 0.0
 
-    def connect(self) -> None:
-        """Begin to start Ray and its workers in the background; optional, `start` waits for it.
+    def connect(self, wait: bool = True) -> None:
+        """Start or join Ray; optional, since `start` does it.
 
-        Starting takes seconds, which the driver can use to load the teacher and the data.
+        Args:
+            wait: False returns at once and starts Ray and its workers in the background: it takes seconds, which the
+                driver can use to load the teacher and the data.
+
+        Raises:
+            ConfigError: No Ray answers at the address.
         """
         if self._connected is None:
             self._connected = self._thread.submit(self._connect)
+        if wait:
+            self._connected.result()
 
     def _connect(self) -> None:
         """Join Ray and let every worker of a local one import what tasks need."""
@@ -109,8 +102,6 @@ class RayExecutor:
             DeviceError: No node offers the device.
         """
         self.connect()
-        assert self._connected is not None
-        self._connected.result()
         offering = self._cluster.await_device()
         self._plan(self._cluster.nodes(), offering)
         self._bundle = ray.put(bundle)
@@ -172,7 +163,7 @@ class RayExecutor:
         for attempt in late:
             ray.cancel(attempt.stream, force=True)
         return [
-            _failed(a.task, "timeout", f"no result after {a.task.spec['timeout_s']:g} s; its worker was stopped")
+            failed(a.task, "timeout", f"no result after {a.task.spec['timeout_s']:g} s; its worker was stopped")
             for a in late
         ]
 
@@ -189,7 +180,7 @@ class RayExecutor:
             return []
         for attempt in overdue:
             ray.cancel(attempt.stream, force=True)
-        return [_failed(attempt.task, "node_lost", self._cluster.missing_device(len(nodes))) for attempt in overdue]
+        return [failed(attempt.task, "node_lost", self._cluster.missing_device(len(nodes))) for attempt in overdue]
 
     def close(self) -> None:
         """Cancel what runs and leave Ray, stopping a local one; idempotent."""
@@ -211,9 +202,10 @@ def attempt(work: Work, n_threads: int, task: Task, bundle: Bundle) -> Iterator[
 
 
 def import_work() -> None:
-    """Import on a worker what its tasks will need."""
+    """Import on a worker what its tasks will need; a module that is missing there is the task's to report."""
     for row in WORK.values():
-        import_module(row.partition(":")[0])
+        with suppress(ImportError):
+            import_module(row.partition(":")[0])
 
 
 def _step(attempt: Attempt) -> Outcome | None:
@@ -221,26 +213,11 @@ def _step(attempt: Attempt) -> Outcome | None:
     try:
         outcome = ray.get(next(attempt.stream))
     except exceptions.RayError as error:
-        return _ray_failure(attempt.task, error)
+        return ray_failure(attempt.task, error)
     if outcome is None:
         attempt.started = time.monotonic()
         return None
     return Outcome(attempt.task.uid, outcome.value, outcome.failure)
-
-
-def _ray_failure(task: Task, error: Exception) -> Outcome:
-    """Turn what Ray says of a task that gave no outcome into a failure with its cause."""
-    cause, message = next((cause, words) for kind, cause, words in CAUSES if isinstance(error, kind))
-    log.debug("task %s: %s", task.uid, error)
-    if cause == "error":
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        message += f" ({type(error).__name__}: {lines[-1] if lines else 'no reason given'})"
-    return _failed(task, cause, message)
-
-
-def _failed(task: Task, cause: Cause, message: str) -> Outcome:
-    """Return a failed outcome."""
-    return Outcome(task.uid, failure=Failure(cause, message))
 
 
 def _fits(node: Node, settings: ClusterSettings) -> int:

@@ -102,7 +102,7 @@ class Candidates:
             for gene in space.names
         ]
         options = [_choices(self.space, name) for name in names]
-        found = {}
+        found: dict[str, dict[str, Value]] = {}
         for values in itertools.product(*options):
             genes_of = self.space.canonical({**self.space.complete(genes), **dict(zip(names, values, strict=True))})
             found.setdefault(self.variant(genes_of), genes_of)

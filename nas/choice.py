@@ -30,7 +30,7 @@ def finalists(costs: np.ndarray, violations: np.ndarray, n: int) -> list[int]:
     chosen: list[int] = []
     while len(chosen) < min(n, len(front)):
         left = [i for i in front if i not in chosen]
-        volumes = [hypervolume(scaled[[*chosen, i]], np.full(costs.shape[1], 1.1)) for i in left]
+        volumes = [hypervolume(scaled[np.array([*chosen, i])], np.full(costs.shape[1], 1.1)) for i in left]
         chosen.append(int(left[int(np.argmax(volumes))]))
     others = [int(i) for i in np.argsort(violations, kind="stable") if i not in front]
     return chosen + [i for i in others if violations[i] > 0][: n - len(chosen)]
@@ -49,7 +49,7 @@ def best(
     """
     misses = np.array([max((c.violation(s, teacher) for c in constraints), default=0.0) for s in students])
     kept = np.flatnonzero(misses <= max(0.0, misses.min()))
-    costs = np.array([[o.cost(students[i][o.name]) for o in objectives] for i in kept])
+    costs = np.array([[o.cost(students[int(i)][o.name]) for o in objectives] for i in kept])
     limited = {constraint.metric for constraint in constraints}
     free = [j for j, objective in enumerate(objectives) if objective.name not in limited]
     if len(free) == 1:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.devices import DEVICES
@@ -55,7 +56,7 @@ class Engine:
         check_names(self.recipe)
         self.executor = meter = MeteredExecutor(self.executor)
         with self._timed("prepare"):
-            prepared = prepare(self.recipe, self.folder, self.progress)
+            prepared = prepare(self.recipe, self.folder, self.progress, self.executor.connect)
             scores = baseline(prepared, self.folder)
         self.record = self._open_record(prepared)
         with self._timed("start workers"):
@@ -66,6 +67,7 @@ class Engine:
             known = profile(prepared, self.folder, self.executor, self.progress)
             known.teacher.update(scores)
             self._report_profile(known)
+            self._keep_profile(known)
             constraints = [Constraint.parse(text) for text in self.recipe.constraints]
             check_feasible(known, constraints, self.recipe.search.seed)
         with self._timed("search"):
@@ -81,16 +83,9 @@ class Engine:
 
     def _open_record(self, prepared: Prepared) -> Record:
         """Create or load the study, with the strategy and the first candidates."""
-        objectives = [Objective.of(name) for name in self.recipe.objectives]
-        sampler = make_sampler(
-            self.recipe.search.strategy, prepared.candidates.space, self.recipe.search.seed, self.recipe.search.options
-        )
-        record = Record.open(
-            self.folder.storage_url,
-            name=self.recipe.name,
-            directions=[objective.direction for objective in objectives],
-            sampler=sampler,
-            metric_names=[objective.name for objective in objectives],
+        space, settings = prepared.candidates.space, self.recipe.search
+        record = open_record(
+            self.folder, self.recipe, make_sampler(settings.strategy, space, settings.seed, settings.options)
         )
         if not record.attrs.get("space"):
             if self.recipe.search.warm_start:
@@ -155,13 +150,18 @@ class Engine:
             f"latency predictor: held-out error {report.mape:.1%}, Spearman {report.spearman:.3f}, n = {report.n}"
         )
 
-    def _summarise(self, known: Profile, students: list[dict[str, Any]], overhead: float) -> None:
-        """Keep what the report needs in the study, and log the best student's figures."""
+    def _keep_profile(self, known: Profile) -> None:
+        """Keep in the study what a report needs of the profile."""
         report = known.latency.report
         self.record.set_attr("teacher", known.teacher)
         self.record.set_attr("environment", known.environment)
-        self.record.set_attr("overhead", overhead)
+        self.record.set_attr("n_tokens", known.n_tokens)
         self.record.set_attr("predictor", {"mape": report.mape, "spearman": report.spearman, "n": report.n})
+
+    def _summarise(self, known: Profile, students: list[dict[str, Any]], overhead: float) -> None:
+        """Keep the share of overhead, and log the best student's figures."""
+        self.record.set_attr("overhead", overhead)
+        report = known.latency.report
         best = students[0]
         figures = {f"best_{name}": value for name, value in best["metrics"].items()}
         figures |= {f"teacher_{name}": value for name, value in known.teacher.items()}
@@ -179,11 +179,23 @@ class Engine:
             self._seconds = getattr(self, "_seconds", {}) | {phase: time.monotonic() - started}
             record: Record | None = getattr(self, "record", None)
             if record is not None:
-                booked = dict(record.attrs.get("seconds", {}))
+                booked = dict(record.attrs.get("seconds") or {})
                 for name, seconds in self._seconds.items():
                     booked[name] = booked.get(name, 0.0) + seconds
                 record.set_attr("seconds", booked)
                 self._seconds = {}
+
+
+def open_record(folder: RunFolder, recipe: Recipe, sampler: BaseSampler | None = None) -> Record:
+    """Return the record of a run, created if need be; without a sampler it is only to be read."""
+    objectives = [Objective.of(name) for name in recipe.objectives]
+    return Record.open(
+        folder.storage_url,
+        recipe.name,
+        directions=[objective.direction for objective in objectives],
+        sampler=sampler or RandomSampler(),
+        metric_names=[objective.name for objective in objectives],
+    )
 
 
 def check_names(recipe: Recipe) -> None:
@@ -212,7 +224,7 @@ def _trial_run(trial: FrozenTrial) -> TrialRun:
     """Return an ended trial as the tracker sees it."""
     attrs = trial.user_attrs
     state: State = "finished" if trial.state == TrialState.COMPLETE else "failed"
-    tags = {name: str(attrs[name]) for name in ("shape", "cause", "message", "predicted") if name in attrs}
+    tags: dict[str, str] = {name: str(attrs[name]) for name in ("shape", "cause", "message", "predicted") if name in attrs}
     return TrialRun(
         trial.number,
         f"trial-{trial.number:04d}",

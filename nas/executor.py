@@ -51,6 +51,10 @@ class Outcome:
 class Executor(Protocol):
     """Runs tasks somewhere; used by one driver thread."""
 
+    def connect(self) -> None:
+        """Begin to start the workers in the background; `start` waits for them."""
+        ...
+
     def start(self, bundle: Bundle) -> None:
         """Hand over what all tasks share; called once, before the first task."""
         ...

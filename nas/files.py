@@ -8,7 +8,7 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -95,30 +95,33 @@ def _shown(name: str) -> str:
     return ascii(name) if len(name) <= 80 else f"{name[:60]!a}... ({len(name)} characters)"
 
 
-def write_manifest(folder: Path, names: Iterable[str]) -> Path:
-    """Write sha256 and size of the named files of a folder; written last, it marks the folder as complete.
+def write_manifest(folder: Path, facts: Mapping[str, Any] | None = None) -> None:
+    """Write sha256 and size of every file of a folder; written last, the manifest marks the folder as complete.
 
-    Returns:
-        The manifest's path.
+    Args:
+        folder: Holds the files.
+        facts: What the manifest says besides; JSON values.
     """
-    files = {name: {"sha256": sha256_of(folder / name), "bytes": (folder / name).stat().st_size} for name in names}
-    write_json(folder / MANIFEST, {"files": dict(sorted(files.items()))})
-    return folder / MANIFEST
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
+    files = {
+        path.relative_to(folder).as_posix(): {"sha256": sha256_of(path), "bytes": path.stat().st_size} for path in paths
+    }
+    write_json(folder / MANIFEST, {"format": 1, **(facts or {}), "files": files})
 
 
-def check_manifest(folder: Path) -> tuple[str, ...]:
-    """Compare every file of a manifest with its sha256; return the names that were checked.
+def check_manifest(folder: Path) -> dict[str, Any]:
+    """Return the manifest of a folder, after comparing every file with its sha256.
 
     Raises:
         StateError: There is no manifest, or a file is missing or differs from it.
     """
     manifest = read_json(folder / MANIFEST)
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
-        raise StateError(f"{folder / MANIFEST}: is damaged, it has no 'files'. Delete the folder to make it again.")
-    for name, known in manifest["files"].items():
+        raise StateError(f"{folder / MANIFEST}: is damaged, it has no 'files'. Delete {folder} to make it again.")
+    for name, entry in manifest["files"].items():
         path = folder / name
-        if Path(name).name != name or not path.is_file():
+        if not path.resolve().is_relative_to(folder.resolve()) or not path.is_file():
             raise StateError(f"{path}: is missing, but the manifest lists it. Delete {folder} to make it again.")
-        if sha256_of(path) != known.get("sha256"):
-            raise StateError(f"{path}: is damaged, its sha256 differs from the manifest. Delete {folder}.")
-    return tuple(manifest["files"])
+        if sha256_of(path) != entry["sha256"]:
+            raise StateError(f"{path}: is damaged, its sha256 is not the manifest's. Delete {folder} to make it again.")
+    return manifest

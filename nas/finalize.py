@@ -3,6 +3,7 @@
 Only numbers from here are results; everything before was a search signal.
 """
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -64,6 +65,7 @@ class Finalize:
         measured = self._measure(trained, executor)
         rows = self._deliver(trained, measured)
         self.record.set_attr("students", rows)
+        shutil.rmtree(self.folder.finalists, ignore_errors=True)
         return rows
 
     def _choose(self) -> list[Finalist]:
@@ -81,7 +83,7 @@ class Finalize:
         genes = trial.user_attrs["genes"]
         config = self.known.candidates.architecture(genes).config
         words = "".join(c if c.isalnum() or c in ".-" else "-" for c in self.known.candidates.variant(genes))
-        return f"t{trial.number:03d}-{config.depth}x{config.hidden}-{words}".lower()[:64].rstrip("-")
+        return f"t{trial.number:03d}-{config.depth}x{config.hidden}-{words}".lower()[:48].rstrip("-")
 
     def _train(self, entrants: Sequence[Finalist], executor: Executor, progress: Progress) -> list[Finalist]:
         """Train every finalist with every seed, except those already in the run folder."""
@@ -119,7 +121,7 @@ class Finalize:
 
     def _result(self, finalist: Finalist, seed: int) -> Any:
         """Return the path whose existence says that a finalist's seed is trained and kept."""
-        return run_path(self.folder.students, f".{finalist.name}.seed-{seed}.json")
+        return run_path(self.folder.finalists, f"{finalist.name}.seed-{seed}.json")
 
     def _keep(self, finalist: Finalist, seed: int, value: dict[str, Any]) -> None:
         """Write a trained seed to the run folder; the JSON comes last."""
@@ -153,7 +155,7 @@ class Finalize:
         return content
 
     def _deliver(self, entrants: Sequence[Finalist], measured: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-        """Write the students' folders, drop the seeds' files, and return the rows, best first."""
+        """Write the students' folders and return the rows, best first."""
         rows = [self._row(finalist, measured[finalist.name]) for finalist in entrants]
         first = best([row["metrics"] for row in rows], self.objectives, self.constraints, self.known.teacher)
         order = [first, *sorted((i for i in range(len(rows)) if i != first), key=lambda i: -rows[i]["accuracy_mean"])]

@@ -15,6 +15,9 @@ class InProcessExecutor:
         self._queue: deque[Task] = deque()
         self._bundle: Bundle | None = None
 
+    def connect(self) -> None:
+        """Do nothing: this process is the worker."""
+
     def start(self, bundle: Bundle) -> None:
         """Keep the bundle for every later task."""
         self._bundle = bundle

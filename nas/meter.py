@@ -23,6 +23,10 @@ class MeteredExecutor:
         self._started = time.monotonic()
         self._kinds: dict[str, Kind] = {}
 
+    def connect(self) -> None:
+        """Begin to start the workers."""
+        self._inner.connect()
+
     def start(self, bundle: Bundle) -> None:
         """Start the executor and the clock."""
         self._started = time.monotonic()

@@ -3,11 +3,12 @@
 Knows the storage; which trials there are and what may happen to them is the record's business.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import optuna
-from optuna.samplers import RandomSampler
+from optuna.exceptions import ExperimentalWarning
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -47,16 +48,14 @@ class Mirror:
         """
         storage = open_storage(url)
         with transaction(storage):
-            stored = optuna.create_study(
-                storage=storage,
-                sampler=RandomSampler(),  # never asked
-                study_name=study.study_name,
-                directions=study.directions,
-                load_if_exists=True,
-            )
-            if stored.metric_names is None and not stored.get_trials(deepcopy=False):
-                stored.set_metric_names(study.metric_names or [])
-        _check_same_objectives(url, stored, study)
+            if study.study_name in optuna.get_all_study_names(storage):
+                stored = optuna.load_study(study_name=study.study_name, storage=storage, sampler=study.sampler)
+            else:
+                stored = optuna.create_study(
+                    storage=storage, sampler=study.sampler, study_name=study.study_name, directions=study.directions
+                )
+                name_metrics(stored, study.metric_names or [])
+        _check_same_objectives(str(storage.engine.url), stored, study)
         return cls(storage, storage.get_study_id_from_name(study.study_name))
 
     def load(self) -> "Stored":
@@ -133,12 +132,18 @@ class Mirror:
         self._system_attrs = dict(system_attrs)
 
 
-def _check_same_objectives(url: str, stored: optuna.Study, study: optuna.Study) -> None:
+def name_metrics(study: optuna.Study, names: Sequence[str]) -> None:
+    """Give the objectives of a study the names that dashboards show."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        study.set_metric_names(list(names))
+
+
+def _check_same_objectives(where: str, stored: optuna.Study, study: optuna.Study) -> None:
     """Check that stored values mean what told ones will mean."""
-    names = stored.metric_names or study.metric_names
-    if stored.directions != study.directions or names != study.metric_names:
+    if stored.directions != study.directions or stored.metric_names != study.metric_names:
         raise ConfigError(
-            f"study {url}: was made for {_words(names, stored.directions)}; this search has "
+            f"study {where}: was made for {_words(stored.metric_names, stored.directions)}; this search has "
             f"{_words(study.metric_names, study.directions)}. Start a new run, or restore the recipe's objectives."
         )
 

@@ -6,7 +6,7 @@ teachers are found here, before any worker is started.
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from nas.candidates import Candidates
 from nas.data.sources import TextData, load_data
 from nas.data.tokenize import tokenize
 from nas.data.tokens import Tokens, bucketed_batches
-from nas.files import read_json, write_json
+from nas.files import MANIFEST, read_json, write_json
 from nas.progress import Progress, Snapshot
 from nas.recipe import Recipe, TeacherSettings
 from nas.run_folder import RunFolder
@@ -49,8 +49,16 @@ class Prepared:
     n_tokens: int
 
 
-def prepare(recipe: Recipe, folder: RunFolder, progress: Progress) -> Prepared:
+def prepare(
+    recipe: Recipe, folder: RunFolder, progress: Progress, on_checked: Callable[[], None] = lambda: None
+) -> Prepared:
     """Load data and teacher, fine-tune it if asked, cache its outputs, score its units.
+
+    Args:
+        recipe: The resolved recipe.
+        folder: Keeps the fine-tuned teacher and its outputs.
+        progress: Hears what is found.
+        on_checked: Called once data, teacher and space are known to be good, before the slow part.
 
     Raises:
         ConfigError: Bad recipe, data or teacher, in one line.
@@ -60,38 +68,46 @@ def prepare(recipe: Recipe, folder: RunFolder, progress: Progress) -> Prepared:
         f"data: {len(data.train.labels):,} train, {len(data.validation.labels):,} validation, "
         f"{len(data.test.labels) if data.test else 0:,} test rows, {len(data.labels)} labels"
     )
-    teacher, train = _ready_teacher(recipe, data, folder, progress)
+    loaded, is_ready = _load_teacher(recipe, data, folder)
+    candidates = Candidates(recipe, loaded.model.config)
+    progress.say(f"space: {candidates.space.size:,} students of a {loaded.model.config.depth}-layer teacher")
+    on_checked()
+    train = tokenize(loaded.tokenizer, data.train, recipe.data.max_length)
+    teacher = loaded if is_ready else _fine_tuned(recipe, loaded, train, folder, progress)
     validation, test = (
         tokenize(teacher.tokenizer, split, recipe.data.max_length) if split else None
         for split in (data.validation, data.test)
     )
     assert validation is not None
-    candidates = Candidates(recipe, teacher.model.config)
-    progress.say(f"space: {candidates.space.size:,} students of a {teacher.model.config.depth}-layer teacher")
+    progress.say("teacher: running once over the training rows")
     logits = cached_logits(teacher, train, folder.teacher)
     bundle = _bundle(recipe, teacher, (train, validation, test), logits)
     n_tokens = recipe.device.tokens or max(2, int(np.median(validation.lengths)))
     return Prepared(teacher, data, bundle, candidates, n_tokens)
 
 
-def _ready_teacher(recipe: Recipe, data: TextData, folder: RunFolder, progress: Progress) -> tuple[Teacher, Tokens]:
-    """Return a teacher with a trained head, and the training rows as it tokenises them."""
+def _load_teacher(recipe: Recipe, data: TextData, folder: RunFolder) -> tuple[Teacher, bool]:
+    """Return the teacher, and whether it needs no fine-tuning (any more)."""
     tuned = folder.teacher / "model"
-    if (tuned / "nas_manifest.json").exists():
-        teacher, _ = load_teacher(TeacherSettings(model=str(tuned)), data.labels)
-        return teacher, tokenize(teacher.tokenizer, data.train, recipe.data.max_length)
+    if (tuned / MANIFEST).exists():
+        return load_teacher(TeacherSettings(model=str(tuned)), data.labels)
     teacher, has_head = load_teacher(recipe.teacher, data.labels)
     if not has_head and recipe.teacher.finetune is None:
         raise ConfigError(
             f"teacher {recipe.teacher.model!r}: has no trained classification head; "
             "add 'teacher: {finetune: {epochs: 3}}' to train one first."
         )
-    train = tokenize(teacher.tokenizer, data.train, recipe.data.max_length)
-    if recipe.teacher.finetune is not None:
-        progress.say(f"teacher: fine-tuning {recipe.teacher.model} for {recipe.teacher.finetune.epochs} epochs")
-        teacher = fine_tune(teacher, train, recipe.teacher.finetune, recipe.search.seed, _reporter(progress))
-        save_teacher(teacher, tuned)
-    return teacher, train
+    return teacher, recipe.teacher.finetune is None
+
+
+def _fine_tuned(recipe: Recipe, teacher: Teacher, train: Tokens, folder: RunFolder, progress: Progress) -> Teacher:
+    """Return the teacher trained on the labels, and keep it in the run folder."""
+    settings = recipe.teacher.finetune
+    assert settings is not None
+    progress.say(f"teacher: fine-tuning {recipe.teacher.model} for {settings.epochs} epochs")
+    tuned = fine_tune(teacher, train, settings, recipe.search.seed, _reporter(progress))
+    save_teacher(tuned, folder.teacher / "model")
+    return tuned
 
 
 def _reporter(progress: Progress) -> Any:

@@ -122,7 +122,7 @@ class Recipe(Section):
     device: DeviceSettings = DeviceSettings()
     space: SpaceSettings = SpaceSettings()
     compress: dict[str, dict[str, Gene]] = Field(
-        default_factory=lambda: {"distillation": {}, "structured_pruning": {}, "int8": {}},
+        {"distillation": {"alpha": 0.1, "temperature": 2.0, "hidden": 0.0}, "structured_pruning": {}, "int8": {}},
         description="compressors in order; a knob given here is fixed, every other knob is searched",
     )
     objectives: tuple[str, ...] = ("accuracy", "latency_ms")

@@ -15,25 +15,19 @@ from optuna.samplers import BaseSampler
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from nas.mirror import Json, Mirror
-from nas.objectives import Objective
+from nas.mirror import Json, Mirror, name_metrics
+from nas.objectives import Direction
 from search_spaces.errors import StateError
 
 
 class Record:
     """All trials of one search, in memory and, where there is a storage, on disk."""
 
-    def __init__(self, name: str, objectives: Sequence[Objective], sampler: BaseSampler) -> None:
-        """Begin an empty record in memory; `open` is the way to one that may have a storage."""
-        self._storage = InMemoryStorage()
-        self.study = optuna.create_study(
-            storage=self._storage,
-            sampler=sampler,
-            study_name=name,
-            directions=[objective.direction for objective in objectives],
-        )
-        self.study.set_metric_names([objective.name for objective in objectives])
-        self._study_id = self._storage.get_study_id_from_name(name)
+    def __init__(self, study: optuna.Study, storage: InMemoryStorage) -> None:
+        """Begin an empty record on an empty study in memory; `open` is the way to one with a storage."""
+        self.study = study
+        self._storage = storage
+        self._study_id = storage.get_study_id_from_name(study.study_name)
         self._mirror: Mirror | None = None
         self._n_known = 0  # trials that the mirror has
 
@@ -42,8 +36,9 @@ class Record:
         cls,
         storage_url: str | None,
         name: str,
-        objectives: Sequence[Objective],
+        directions: Sequence[Direction],
         sampler: BaseSampler,
+        metric_names: Sequence[str],
         attrs: Mapping[str, Json] | None = None,
     ) -> "Record":
         """Return the record of a study, created or loaded.
@@ -51,23 +46,37 @@ class Record:
         Args:
             storage_url: Any Optuna storage URL, e.g. ``sqlite:///study.db``; None keeps everything in memory.
             name: The study's name within the storage.
-            objectives: What a told value means, in the order of the values.
+            directions: What is better, one an objective.
             sampler: The strategy.
-            attrs: Study attributes of a new study; those of a loaded one stay as they are.
+            metric_names: What a told value means, one an objective.
+            attrs: Attributes of a new study; those that a loaded one has stay as they are.
 
         Raises:
             ConfigError: The storage cannot be reached, or the stored study has other objectives.
             StateError: The storage is damaged.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)  # the search reports progress itself
-        record = cls(name, objectives, sampler)
+        storage = InMemoryStorage()
+        study = optuna.create_study(storage=storage, sampler=sampler, study_name=name, directions=list(directions))
+        name_metrics(study, metric_names)
+        record = cls(study, storage)
         if storage_url is not None:
-            record._mirror = Mirror.open(storage_url, record.study)
+            record._mirror = Mirror.open(storage_url, study)
             record._load(record._mirror)
         for key, value in (attrs or {}).items():
-            if key not in record.study.user_attrs:
+            if key not in record.attrs:
                 record.set_attr(key, value)
         return record
+
+    @property
+    def sampler(self) -> BaseSampler:
+        """Return the strategy."""
+        return self.study.sampler
+
+    @property
+    def attrs(self) -> Mapping[str, Json]:
+        """Return the attributes of the study; `set_attr` changes them."""
+        return self._storage.get_study_user_attrs(self._study_id)
 
     def enqueue(self, params: Mapping[str, Json]) -> None:
         """Put a candidate before everything the strategy would propose; it is asked in the order of enqueueing."""
@@ -81,7 +90,7 @@ class Record:
             StateError: The storage cannot be written.
         """
         trial = self.study.ask(dict(distributions))
-        frozen = self._trial(trial.number)
+        frozen = self.trial(trial.number)
         if frozen.number < self._n_known:
             if self._mirror is not None:
                 self._mirror.start(frozen, self._system_attrs())
@@ -113,7 +122,7 @@ class Record:
             StateError: No such trial was asked, a value does not fit, or the storage cannot be written; nothing was
                 changed.
         """
-        trial = self._trial(number)
+        trial = self.trial(number)
         if trial.state.is_finished():
             return False
         self._check(trial, values, state)
@@ -134,7 +143,7 @@ class Record:
         Raises:
             StateError: The trial is finished or unknown, or a value is not JSON.
         """
-        trial = self._trial(number)
+        trial = self.trial(number)
         if trial.state.is_finished():
             raise StateError(f"trial {number}: is {trial.state.name}; only an unfinished trial can be annotated.")
         notes = _jsonable(attrs, number)
@@ -143,6 +152,17 @@ class Record:
         for key, value in notes.items():
             self._storage.set_trial_user_attr(number, key, value)
 
+    def trial(self, number: int) -> FrozenTrial:
+        """Return one trial; not a copy, read only.
+
+        Raises:
+            StateError: No such trial was asked.
+        """
+        try:
+            return self._storage.get_trial(number)  # in memory the number is also the id
+        except KeyError:
+            raise StateError(f"trial {number}: was never asked; the study has {self._n_known} trials.") from None
+
     def trials(self, states: Collection[TrialState] | None = None) -> list[FrozenTrial]:
         """Return the trials in the order of their numbers, all or those in some states; not copies, read only."""
         return self.study.get_trials(deepcopy=False, states=tuple(states) if states is not None else None)
@@ -150,10 +170,6 @@ class Record:
     def running(self) -> list[FrozenTrial]:
         """Return the trials asked and not told; after a crash, those to run again."""
         return self.trials((TrialState.RUNNING,))
-
-    def get_attr(self, key: str, default: Json = None) -> Json:
-        """Return an attribute of the study."""
-        return self.study.user_attrs.get(key, default)
 
     def set_attr(self, key: str, value: Json) -> None:
         """Keep an attribute of the study, e.g. the result of a phase.
@@ -184,13 +200,6 @@ class Record:
     def _system_attrs(self) -> dict[str, Json]:
         """Return what samplers keep with the study, e.g. the parents of a generation."""
         return dict(self._storage.get_study_system_attrs(self._study_id))
-
-    def _trial(self, number: int) -> FrozenTrial:
-        """Return a trial by its number, which in memory is also its id."""
-        try:
-            return self._storage.get_trial(number)
-        except KeyError:
-            raise StateError(f"trial {number}: was never asked; the study has {self._n_known} trials.") from None
 
     def _write_new(self) -> None:
         """Write the trials the storage does not have yet."""

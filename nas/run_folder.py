@@ -23,6 +23,7 @@ class RunFolder:
     log = property(lambda self: self.path / "log.txt")
     profile = property(lambda self: self.path / "profile.json")
     teacher = property(lambda self: self.path / "teacher")
+    finalists = property(lambda self: self.path / "finalists")
     students = property(lambda self: self.path / "students")
     report = property(lambda self: self.path / "report.html")
 

@@ -53,7 +53,7 @@ def open_storage(url: str) -> RDBStorage:
     """
     path = sqlite_file(url)
     if path is None:
-        with storage_errors(url, ConfigError):
+        with storage_errors(make_url(url).render_as_string(hide_password=True), ConfigError):
             return RDBStorage(url)
     if path.exists():
         _check_file(path)
@@ -109,8 +109,8 @@ def _create_file(path: Path) -> None:
         draft.chmod(0o600)
         os.replace(draft, path)
     finally:
-        for leftover in path.parent.glob(f"{draft.name}*"):
-            leftover.unlink()
+        for suffix in ("", "-wal", "-shm"):
+            draft.with_name(draft.name + suffix).unlink(missing_ok=True)
 
 
 def _check_file(path: Path) -> None:
@@ -128,5 +128,5 @@ def _check_file(path: Path) -> None:
             verdict = str(error)
     if verdict != "ok":
         raise StateError(
-            f"study {path}: the file is damaged ({verdict}); nothing was changed. Restore a copy of it or start a new run."
+            f"study {path}: the file is damaged ({verdict}); nothing was changed. Restore a copy or start a new run."
         )

@@ -11,12 +11,10 @@ from typing import Any
 from safetensors.torch import load as load_tensors
 from safetensors.torch import load_file
 
-from nas.files import atomic_write, read_json, sha256_of, write_json
-from search_spaces.errors import ConfigError, StateError
+from nas.files import MANIFEST, atomic_write, check_manifest, write_json, write_manifest
+from search_spaces.errors import ConfigError
 from search_spaces.families.encoder_hf import from_hf, save_hf
 from search_spaces.families.encoder_model import EncoderConfig, TextEncoder
-
-MANIFEST = "nas_manifest.json"
 
 
 def save(
@@ -45,16 +43,6 @@ def save(
     write_manifest(folder, {**facts, "config": config.to_json(), "uniform": config.is_uniform})
 
 
-def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Write the manifest over every file of the folder but itself."""
-    files = {
-        path.relative_to(folder).as_posix(): {"sha256": sha256_of(path), "bytes": path.stat().st_size}
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MANIFEST
-    }
-    write_json(folder / MANIFEST, {"format": 1, **facts, "files": files})
-
-
 def manifest(folder: Path) -> dict[str, Any]:
     """Return the manifest of a student, after checking every file against it.
 
@@ -64,12 +52,7 @@ def manifest(folder: Path) -> dict[str, Any]:
     """
     if not (folder / MANIFEST).exists():
         raise ConfigError(f"student {folder}: holds no {MANIFEST}; give a folder written by a search or nas export.")
-    content: dict[str, Any] = read_json(folder / MANIFEST)
-    for name, entry in content["files"].items():
-        path = folder / name
-        if not path.is_file() or sha256_of(path) != entry["sha256"]:
-            raise StateError(f"student {folder}: {name} is missing or differs from the manifest; export it again.")
-    return content
+    return check_manifest(folder)
 
 
 def load(path: str | Path) -> TextEncoder:

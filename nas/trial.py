@@ -88,7 +88,7 @@ def train_student(task: Task, bundle: Bundle) -> dict[str, Any]:
         bundle.teacher_logits,
         TrainSettings.model_validate(spec["train"]),
         seed=int(spec["seed"]),
-        loss=_loss(compressors),
+        loss=_loss(bench, compressors),
         compressors=[cast(TrainingCompressor, c) for c in compressors if c.stage == "training"],
     )
     clock.lap("train")
@@ -163,13 +163,18 @@ def _start(bench: Workbench, target: Architecture, compressors: Sequence[Compres
     for compressor in compressors:
         if isinstance(compressor, StructuredPruning) and compressor.is_gradual:
             compressor.aim(target.config)
-            return bench.candidates.family.widen(target, bench.candidates.teacher)
+            wide: Architecture = bench.candidates.family.widen(target, bench.candidates.teacher)
+            return wide
     return target
 
 
-def _loss(compressors: Sequence[Compressor]) -> Distillation:
-    """Return the recipe's distillation loss, or the default one."""
-    return next((c for c in compressors if isinstance(c, Distillation)), Distillation())
+def _loss(bench: Workbench, compressors: Sequence[Compressor]) -> Distillation:
+    """Return the recipe's distillation loss, or the default one; the hidden-state term sees the live teacher."""
+    found = [cast(Distillation, compressor) for compressor in compressors if compressor.stage == "loss"]
+    loss = found[0] if found else Distillation()
+    if loss.hidden > 0:
+        loss.observe(bench.teacher)
+    return loss
 
 
 def _accuracy(bench: Workbench, artefact: bytes, tokens: Tokens) -> float:

@@ -20,6 +20,7 @@ class Condition:
     values: tuple[Value, ...]
 
     def __post_init__(self) -> None:
+        """Make the values a tuple."""
         object.__setattr__(self, "values", tuple(self.values))
 
 

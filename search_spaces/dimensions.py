@@ -96,6 +96,7 @@ class Choice(Listed):
     ordered: bool = False
 
     def __post_init__(self) -> None:
+        """Refuse a dimension without proper values."""
         object.__setattr__(self, "values", tuple(self.values))
         if not self.values:
             raise ConfigError(f"choice: {self.values} is empty; give at least one value.")
@@ -142,6 +143,7 @@ class Integer(Listed):
     ordered: bool = field(init=False, repr=False, compare=False, default=True)
 
     def __post_init__(self) -> None:
+        """Refuse a dimension without proper values."""
         if self.step < 1 or self.low > self.high:
             raise ConfigError(f"integer: {self} has no values; low <= high and step >= 1 are needed.")
         object.__setattr__(self, "values", range(self.low, self.high + 1, self.step))
@@ -179,6 +181,7 @@ class Float:
     values: tuple[float, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        """Refuse a dimension without proper values."""
         if not (self.low <= self.high and math.isfinite(self.high - self.low)):
             raise ConfigError(f"float: {self} is no range; low <= high and a finite distance are needed.")
         if self.log and self.low <= 0:

@@ -1,4 +1,4 @@
-"""Tables of strings, the project's only extension mechanism: ``"evolution": "nas.strategies.evolution:AgingEvolution"``.
+"""Tables of strings, the only way to extend the project: ``"evolution": "nas.strategies.evolution:AgingEvolution"``.
 
 A row is imported when it is asked for, never before, so listing what exists costs no heavy import.
 """

@@ -263,12 +263,15 @@ class Space:
         return _sha256(json.dumps(self.to_json()))
 
     def __eq__(self, other: object) -> bool:
+        """Return whether genes, order, values, types and conditions are the same."""
         return isinstance(other, Space) and self.fingerprint == other.fingerprint
 
     def __hash__(self) -> int:
+        """Return an equal number for equal spaces."""
         return hash(self.fingerprint)
 
     def __repr__(self) -> str:
+        """Return the number of genes and candidates, and the names."""
         return f"<Space of {len(self._dimensions)} genes, {self.size} candidates: {', '.join(self.names)}>"
 
     def _known(self, genes: Mapping[str, object]) -> None:

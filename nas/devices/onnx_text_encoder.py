@@ -27,14 +27,15 @@ from search_spaces.families.encoder_model import Embeddings, EncoderConfig, Head
 OPSET = 20
 IR_VERSION = 10
 MICROSOFT = "com.microsoft"  # the domain of ONNX Runtime's own operators
+INTEGER = ("Cast", "Shape")  # the nodes here whose output is not float
 
 
 def build_onnx(model: TextEncoder) -> bytes:
     """Return the model as an ONNX file for ONNX Runtime.
 
-    Inputs ``input_ids``, ``attention_mask`` and ``token_type_ids`` are ``(batch, seq)`` int64, both axes dynamic, padding
-    on the right; models with fewer than two segments have no ``token_type_ids``. The output ``logits`` is ``(batch,
-    n_labels)`` float32. The file's metadata holds the model's shape (``config``, JSON) and ``vocab_size``.
+    Inputs ``input_ids``, ``attention_mask`` and ``token_type_ids`` are ``(batch, seq)`` int64, both axes dynamic,
+    padding on the right; models with fewer than two segments have no ``token_type_ids``. The output ``logits`` is
+    ``(batch, n_labels)`` float32. The file's metadata holds the model's shape (``config``, JSON) and ``vocab_size``.
 
     Args:
         model: The encoder; its dropout is left out.
@@ -102,18 +103,15 @@ class _Graph:
         return self.add("Slice", x, self.first, self.second, self.second)
 
     def serialize(self, config: EncoderConfig) -> bytes:
-        """Return the file; the types of all floats are written down, since tools cannot infer them past contrib nodes."""
-        names = [info for node in self.nodes for info in node.output if node.op_type not in ("Cast", "Shape")]
-        floats = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names if name != "logits"]
-        inputs = [
-            helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "seq"]) for name in input_names(config)
-        ]
-        logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", len(config.labels)])
-        graph = helper.make_graph(self.nodes, "text_encoder", inputs, [logits], self.constants, value_info=floats)
+        """Return the file; float types are written down, since no tool can infer them past ONNX Runtime's own nodes."""
+        logits = _typed("logits", TensorProto.FLOAT, ["batch", len(config.labels)])
+        inputs = [_typed(name, TensorProto.INT64, ["batch", "seq"]) for name in input_names(config)]
+        inner = [name for node in self.nodes if node.op_type not in INTEGER for name in node.output if name != "logits"]
+        types = [_typed(name, TensorProto.FLOAT, None) for name in inner]
+        graph = helper.make_graph(self.nodes, "text_encoder", inputs, [logits], self.constants, value_info=types)
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
         file = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="prentice")
-        metadata = {"config": json.dumps(config.to_json()), "vocab_size": str(config.vocab_size)}
-        helper.set_model_props(file, metadata)
+        helper.set_model_props(file, {"config": json.dumps(config.to_json()), "vocab_size": str(config.vocab_size)})
         return cast(bytes, file.SerializeToString())
 
 
@@ -181,6 +179,11 @@ PLAIN: dict[str, Callable[[_Graph, str], str]] = {
     "silu": lambda graph, x: graph.add("QuickGelu", x, domain=MICROSOFT, alpha=1.0),
     "tanh": lambda graph, x: graph.add("Tanh", x),
 }
+
+
+def _typed(name: str, kind: int, shape: list[str | int] | None) -> onnx.ValueInfoProto:
+    """Return a name with its type; the shape may be unknown."""
+    return helper.make_tensor_value_info(name, kind, shape)
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:

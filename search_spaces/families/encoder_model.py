@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from search_spaces.errors import ConfigError, ShapeError
+from search_spaces.families.attention import attend
 from search_spaces.registry import unknown_name
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
@@ -167,16 +168,10 @@ class Layer(nn.Module):
             first_only: Compute the first token only; the result is ``(rows, 1, hidden)``.
         """
         asking = x[:, :1] if first_only else x
-        x = self.attention_norm(asking + self.dropout(self.out(self._attend(asking, x, mask))))
+        # no dropout on attention weights: it would cost the fast kernel
+        context = attend(self.query(asking), self.key(x), self.value(x), self.head_size, mask)
+        x = self.attention_norm(asking + self.dropout(self.out(context)))
         return self.ffn_norm(x + self.dropout(self.down(self.activation(self.up(x)))))  # type: ignore[no-any-return]
-
-    def _attend(self, asking: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Return ``(rows, asking tokens, heads * head_size)``; no dropout on weights, it costs the fast kernel."""
-        split = (x.shape[0], -1, self.query.out_features // self.head_size, self.head_size)
-        query = self.query(asking).view(split).transpose(1, 2)
-        key, value = self.key(x).view(split).transpose(1, 2), self.value(x).view(split).transpose(1, 2)
-        context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        return context.transpose(1, 2).flatten(2)
 
 
 class Head(nn.Module):

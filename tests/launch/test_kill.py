@@ -14,7 +14,8 @@ import yaml
 from mlflow import MlflowClient
 from optuna.trial import TrialState
 
-from nas.record import Record
+from launch.recipes import load_recipe
+from nas.engine import open_record
 from nas.run_folder import RunFolder
 
 ENTRY = [sys.executable, "-c", "from launch.cli import main; main()"]
@@ -50,7 +51,7 @@ def wait_for_trials(run: Path, n: int, process: subprocess.Popen[str]) -> None:
 
 
 def finished(run: Path) -> dict[int, dict[str, Any]]:
-    trials = Record.load(RunFolder(run).storage_url).trials((TrialState.COMPLETE,))
+    trials = open_record(RunFolder(run), load_recipe(str(run / "recipe.yaml"), {}, [])).trials((TrialState.COMPLETE,))
     return {trial.number: dict(trial.params) for trial in trials}
 
 

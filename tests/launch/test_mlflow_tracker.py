@@ -9,7 +9,8 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from launch.mlflow_tracker import PARENT, TRIAL, MlflowTracker, Mirror
+from launch.mlflow_mirror import PARENT, TRIAL, Mirror
+from launch.mlflow_tracker import MlflowTracker
 from nas.tracker import TrialRun
 
 
@@ -112,6 +113,20 @@ def test_a_parent_whose_id_was_never_saved_is_found_again(folder: Path) -> None:
     second, again = open_search(folder)
     second.finish("finished")
     assert again == parent
+
+
+def test_a_parent_that_was_deleted_is_made_anew(folder: Path) -> None:
+    tracker, parent = open_search(folder, run_id="0" * 32)
+    tracker.finish("finished")
+    assert parent != "0" * 32
+
+
+def test_a_search_that_ends_before_it_starts_leaves_no_run(folder: Path) -> None:
+    tracker = MlflowTracker(None, "prentice", folder)
+    tracker.finish("failed")
+    tracker.finish("failed")
+    tracker.log_summary({"late": 1.0}, [])
+    assert runs(folder) == []
 
 
 def test_a_child_that_was_half_written_is_completed(folder: Path) -> None:

@@ -50,7 +50,7 @@ def make_bundle() -> Bundle:
 @pytest.fixture(scope="module")
 def executor() -> Iterator[RayExecutor]:
     executor = RayExecutor(ClusterSettings(), DeviceSettings(), work)
-    executor.connect()
+    executor.connect(wait=False)
     executor.start(make_bundle())
     yield executor
     executor.close()
@@ -116,9 +116,9 @@ def test_a_task_past_its_deadline_is_stopped_and_the_others_go_on(executor: RayE
 
 
 def test_time_in_the_queue_does_not_count_towards_the_deadline(executor: RayExecutor) -> None:
-    n = 2 * executor.slots("train")
+    n = 4 * executor.slots("train")
     for i in range(n):
-        executor.submit(task(str(i), for_s=0.8, timeout_s=1.5))
+        executor.submit(task(str(i), for_s=1.0, timeout_s=3.0))
     assert all(outcome.value for outcome in drain(executor, n).values())
 
 

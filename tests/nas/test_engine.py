@@ -12,7 +12,6 @@ from nas.executor import Outcome, Task
 from nas.inprocess import InProcessExecutor
 from nas.progress import Silent
 from nas.recipe import Recipe
-from nas.record import Record
 from nas.run_folder import RunFolder
 from nas.student import manifest
 from nas.tracker import NullTracker, TrialRun
@@ -49,10 +48,6 @@ def engine(recipe: Mapping[str, Any], path: Path, executor: InProcessExecutor | 
     folder = RunFolder(path)
     folder.create()
     return Engine(Recipe.model_validate(recipe), folder, executor or InProcessExecutor(), Notes(), Silent())
-
-
-def reopened(path: Path) -> Record:
-    return Record.load(RunFolder(path).storage_url)
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +161,7 @@ def test_a_space_smaller_than_the_budget_is_exhausted(tiny_recipe: dict[str, Any
         "genes": {"keep_1": [False], "keep_2": [False], "hidden": [16], "ffn": [32, 64], "int8.enabled": [True]}
     }
     tiny_recipe["compress"] = {
-        "distillation": {"alpha": 0.1, "temperature": 2.0},
+        "distillation": {"alpha": 0.1, "temperature": 2.0, "hidden": 0.0},
         "structured_pruning": {"schedule": "oneshot"},
         "int8": {"per_channel": True},
     }

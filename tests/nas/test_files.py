@@ -116,23 +116,41 @@ def test_a_link_out_of_the_root_is_refused(tmp_path):
         run_path(root, "evil")
 
 
+def test_a_manifest_lists_every_file_and_carries_facts(tmp_path):
+    atomic_write(tmp_path / "deep" / "b.bin", b"b" * 100)
+    atomic_write(tmp_path / "a.bin", b"a")
+    write_manifest(tmp_path, {"name": "x"})
+    write_manifest(tmp_path, {"name": "y"})
+    manifest = check_manifest(tmp_path)
+    assert manifest["name"] == "y"
+    assert list(manifest["files"]) == ["a.bin", "deep/b.bin"]
+    assert manifest["files"]["deep/b.bin"]["bytes"] == 100
+
+
 def test_a_manifest_finds_a_damaged_and_a_missing_file(tmp_path):
-    for name in ("b.bin", "a.bin"):
-        (tmp_path / name).write_bytes(name.encode() * 100)
-    assert write_manifest(tmp_path, ["b.bin", "a.bin"]) == tmp_path / MANIFEST
-    assert check_manifest(tmp_path) == ("a.bin", "b.bin")
-    (tmp_path / "a.bin").write_bytes(b"\0" * 500)
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"a" * 500)
+    write_manifest(tmp_path)
+    path.write_bytes(b"\0" * 500)
     with pytest.raises(StateError, match=r"a\.bin: is damaged"):
         check_manifest(tmp_path)
-    (tmp_path / "a.bin").unlink()
+    path.unlink()
     with pytest.raises(StateError, match=r"a\.bin: is missing"):
         check_manifest(tmp_path)
 
 
-def test_a_manifest_cannot_point_out_of_its_folder(tmp_path):
-    (tmp_path / MANIFEST).write_text(json.dumps({"files": {"../x": {"sha256": ""}}}))
-    with pytest.raises(StateError, match="is missing"):
+def test_a_folder_without_manifest_is_unfinished(tmp_path):
+    with pytest.raises(StateError, match=r"nas_manifest\.json: does not exist"):
         check_manifest(tmp_path)
+
+
+def test_a_manifest_cannot_point_out_of_its_folder(tmp_path):
+    folder = tmp_path / "student"
+    folder.mkdir()
+    (tmp_path / "x").touch()
+    (folder / MANIFEST).write_text(json.dumps({"files": {"../x": {"sha256": sha256_of(tmp_path / "x")}}}))
+    with pytest.raises(StateError, match="is missing"):
+        check_manifest(folder)
 
 
 def test_a_manifest_without_files_is_damaged(tmp_path):

@@ -162,7 +162,7 @@ def test_a_truncated_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_missing_folder_is_said_to_be_missing() -> None:
-    with pytest.raises(ConfigError, match="./nowhere is no folder"):
+    with pytest.raises(ConfigError, match=r"\./nowhere is no folder"):
         from_hf("./nowhere")
 
 

@@ -1,0 +1,136 @@
+"""The report of a search: one HTML file that needs nothing else, and a table for the terminal.
+
+Knows the figures that `ReportData` holds, and nothing of where they come from.
+"""
+
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from rich.markup import escape
+from rich.table import Table
+
+from launch.results import Baseline, Candidate, ReportData, Student
+from launch.scatter import Point, Scatter, scatter
+from nas.files import atomic_write
+
+FILE = "report.html"
+__all__ = ["Baseline", "Candidate", "ReportData", "Student", "terminal_table", "write_report"]
+
+
+def write_report(folder: Path, data: ReportData) -> Path:
+    """Write ``report.html`` into a folder and return its path; names from data or models cannot inject anything."""
+    path = folder / FILE
+    atomic_write(path, render(data).encode())
+    return path
+
+
+def render(data: ReportData) -> str:
+    """Return the report as one HTML page: no script, no network, light and dark."""
+    environment = Environment(
+        loader=PackageLoader("launch", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(ms=milliseconds, mb=megabytes, duration=duration, score=score)
+    return environment.get_template("report.html.j2").render(data=data, plot=plot(data), best=_best(data))
+
+
+def plot(data: ReportData) -> Scatter:
+    """Return the plot: candidates below, the teacher and the measured students on top, the best one last."""
+    tried = [
+        Point(
+            c.latency_ms,
+            c.accuracy,
+            "front" if c.is_front else "tried" if c.is_feasible else "refused",
+            f"{c.name}: {c.accuracy:.3f}, {milliseconds(c.latency_ms)} predicted; {c.shape}",
+        )
+        for c in sorted(data.candidates, key=lambda c: c.is_front)
+    ]
+    teacher = data.teacher
+    told = f"teacher: {teacher.accuracy:.3f}, {milliseconds(teacher.latency_ms)}"
+    measured = [
+        Point(
+            s.latency_ms,
+            s.accuracy,
+            "student",
+            f"{s.name}: {s.accuracy:.3f}, {milliseconds(s.latency_ms)}, {s.speedup:.1f}x; {s.shape}",
+            str(rank),
+            s.low_ms,
+            s.high_ms,
+        )
+        for rank, s in enumerate(data.students, start=1)
+    ]
+    points = [*tried, Point(teacher.latency_ms, teacher.accuracy, "teacher", told, "teacher"), *reversed(measured)]
+    return scatter(points, data.limit_ms)
+
+
+def terminal_table(data: ReportData) -> Table:
+    """Return the finalists beside the teacher as a table of rich."""
+    table = Table(title=f"{data.name}: students of {escape(data.teacher.name)}", title_justify="left")
+    table.add_column("student", no_wrap=True)
+    for title in ("accuracy", "seeds, mean ± sd", "test", "latency", "speed-up", "size"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("shape")
+    for rank, student in enumerate(data.students):
+        table.add_row(*_student_cells(student), style="bold" if rank == 0 else "")
+    teacher = data.teacher
+    table.add_section()
+    figures = (score(teacher.accuracy), "", score(teacher.test_accuracy), milliseconds(teacher.latency_ms))
+    table.add_row("teacher", *figures, "1.0x", megabytes(teacher.size_bytes), "", style="dim")
+    table.caption = f"latency: median on {data.device}, {data.workload}; test is scored once, for finalists only"
+    table.caption_justify = "left"
+    return table
+
+
+def _student_cells(student: Student) -> list[str]:
+    """Return one row of the terminal's table."""
+    remarks = student.remarks or (() if student.is_feasible else ("misses a constraint",))
+    return [
+        escape(student.name),
+        score(student.accuracy),
+        f"{student.accuracy_mean:.3f} ± {student.accuracy_sd:.3f}",
+        score(student.test_accuracy),
+        milliseconds(student.latency_ms),
+        f"{student.speedup:.1f}x",
+        megabytes(student.size_bytes),
+        escape(", ".join([student.shape, *remarks])),
+    ]
+
+
+def _best(data: ReportData) -> dict[str, str]:
+    """Return the headline figures of the best student; {} when there is none."""
+    if not data.students:
+        return {}
+    student, teacher = data.students[0], data.teacher
+    return {
+        "faster": f"{student.speedup:.1f}x",
+        "kept": f"{student.accuracy / teacher.accuracy:.1%}" if teacher.accuracy else "-",
+        "smaller": f"{teacher.size_bytes / student.size_bytes:.1f}x",
+        "latency": milliseconds(student.latency_ms),
+    }
+
+
+def milliseconds(value: float) -> str:
+    """Return a latency with three significant digits, e.g. ``0.652 ms``, ``12.3 ms``."""
+    digits = 3 if value < 1 else 2 if value < 10 else 1
+    return f"{value:.{digits}f} ms"
+
+
+def megabytes(value: float) -> str:
+    """Return a size in bytes as megabytes, e.g. ``21.9 MB``."""
+    return f"{value / 1e6:.1f} MB"
+
+
+def score(value: float | None) -> str:
+    """Return an accuracy, or a dash for none."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+def duration(seconds: float) -> str:
+    """Return seconds for people, e.g. ``3.2 s``, ``4 min 05 s``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s"

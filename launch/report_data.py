@@ -1,0 +1,136 @@
+"""From the record of a run to the figures a report shows."""
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from nas.record import FrozenTrial, Record, TrialState
+
+from launch.results import Baseline, Candidate, ReportData, Student
+from nas.engine import open_record
+from nas.files import read_json
+from nas.objectives import Constraint, Objective
+from nas.pareto import pareto_front
+from nas.recipe import Recipe
+from nas.run_folder import RunFolder
+from search_spaces.errors import ConfigError
+
+
+def report_data(folder: RunFolder, recipe: Recipe) -> ReportData:
+    """Return the figures of a run that has at least finished its profile phase.
+
+    Raises:
+        ConfigError: The run has no profile yet.
+    """
+    record = open_record(folder, recipe)
+    attrs = record.attrs
+    if "teacher" not in attrs:
+        raise ConfigError(f"run folder {folder.path}: nothing to report yet; continue it with: nas resume {folder.path}")
+    teacher, rows = attrs["teacher"], attrs.get("students", [])
+    best = rows[0] if rows else None
+    tokens, threads = attrs["n_tokens"], recipe.device.threads
+    return ReportData(
+        name=recipe.name,
+        created=time.strftime("%Y-%m-%d %H:%M", time.localtime(folder.study.stat().st_mtime)),
+        teacher=_baseline(recipe, teacher),
+        data=recipe.data.source,
+        device=recipe.device.name,
+        workload=f"batch {recipe.device.batch}, {tokens} tokens, {threads} thread{'s' if threads > 1 else ''}",
+        students=tuple(_student(row) for row in rows),
+        candidates=_candidates(record, recipe),
+        constraints=recipe.constraints,
+        limit_ms=_latency_limit(recipe, teacher),
+        counts=_counts(folder, record),
+        failures=Counter(t.user_attrs.get("cause", "unknown") for t in record.trials((TrialState.FAIL,))),
+        phases=attrs.get("seconds", {}),
+        overhead=attrs.get("overhead"),
+        predictor=attrs.get("predictor", {}),
+        environment=attrs.get("environment", {}),
+        is_uniform=recipe.space.mode == "uniform",
+        best_folder=str(folder.students / best["name"]) if best else "",
+    )
+
+
+def _baseline(recipe: Recipe, teacher: Mapping[str, float]) -> Baseline:
+    """Return the teacher's row."""
+    return Baseline(
+        recipe.teacher.model.rstrip("/").rsplit("/", 1)[-1],
+        teacher["accuracy"],
+        teacher["latency_ms"],
+        teacher["size_bytes"],
+        teacher.get("test_accuracy"),
+        teacher.get("parameters"),
+    )
+
+
+def _student(row: Mapping[str, Any]) -> Student:
+    """Return a finalist's row, with everything a reader must know."""
+    metrics, seen = row["metrics"], row["measurement"]
+    remarks = [f"misses {name} by {miss:.1%}" for name, miss in row["misses"].items() if miss > 0]
+    remarks += ["measured while the machine was busy"] * bool(seen["contended"]) + ["noisy"] * bool(seen["noisy"])
+    return Student(
+        name=row["name"],
+        shape=row["shape"],
+        accuracy=metrics["accuracy"],
+        accuracy_mean=row["accuracy_mean"],
+        accuracy_sd=row["accuracy_sd"],
+        n_seeds=row["seeds"],
+        latency_ms=seen["median_ms"],
+        low_ms=seen["low_ms"],
+        high_ms=seen["high_ms"],
+        p95_ms=seen["p95_ms"],
+        speedup=seen["speedup"],
+        size_bytes=seen["size_bytes"],
+        predicted_ms=row["predicted_latency_ms"],
+        test_accuracy=metrics.get("test_accuracy"),
+        test_mean=row["test_mean"],
+        test_sd=row["test_sd"],
+        is_feasible=row["feasible"],
+        remarks=tuple(remarks),
+    )
+
+
+def _candidates(record: Record, recipe: Recipe) -> tuple[Candidate, ...]:
+    """Return every student of the search phase; the front is that of the feasible ones."""
+    trials = record.trials((TrialState.COMPLETE,))
+    feasible = [max(trial.constraints.values(), default=0.0) <= 0 for trial in trials]
+    objectives = [Objective.of(name) for name in recipe.objectives]
+    front = _front([trial for trial, good in zip(trials, feasible, strict=True) if good], objectives)
+    return tuple(
+        Candidate(
+            f"trial {trial.number}",
+            trial.user_attrs["metrics"]["accuracy"],
+            trial.user_attrs["metrics"]["latency_ms"],
+            trial.user_attrs["shape"],
+            trial.number in front,
+            good,
+        )
+        for trial, good in zip(trials, feasible, strict=True)
+    )
+
+
+def _front(trials: Sequence[FrozenTrial], objectives: Sequence[Objective]) -> set[int]:
+    """Return the numbers of the trials that no other beats."""
+    costs = [[o.cost(trial.user_attrs["metrics"][o.name]) for o in objectives] for trial in trials]
+    keep = pareto_front(np.array(costs).reshape(-1, len(objectives)))
+    return {trial.number for trial, kept in zip(trials, keep, strict=True) if kept}
+
+
+def _counts(folder: RunFolder, record: Record) -> dict[str, int]:
+    """Return how much was done."""
+    shapes = {str(row["genes"]) for row in read_json(folder.profile)["rows"]} if folder.profile.exists() else set()
+    return {
+        "artefacts profiled": len(shapes),
+        "students trained": len(record.trials((TrialState.COMPLETE,))),
+        "failed": len(record.trials((TrialState.FAIL,))),
+        "refused before training": len(record.trials((TrialState.PRUNED,))),
+    }
+
+
+def _latency_limit(recipe: Recipe, teacher: Mapping[str, float]) -> float | None:
+    """Return the tightest upper bound on latency in ms, None without one."""
+    constraints = [Constraint.parse(text) for text in recipe.constraints]
+    limits = [c.limit(teacher) for c in constraints if c.metric == "latency_ms" and c.is_ceiling]
+    return min(limits, default=None)

@@ -1,0 +1,126 @@
+"""The figures of one search, as plain values: what a report shows and a program may read.
+
+Knows no file, no study and no layout.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The teacher's fp32 artefact, scored and measured as the students are."""
+
+    name: str
+    accuracy: float
+    latency_ms: float
+    size_bytes: float
+    test_accuracy: float | None = None
+    parameters: float | None = None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A student of the search phase: trained briefly, its latency predicted.
+
+    Attributes:
+        name: E.g. ``trial 17``.
+        accuracy: Of the artefact on the validation split.
+        latency_ms: Predicted.
+        shape: In words.
+        is_front: No other candidate beats it.
+        is_feasible: It meets the hard constraints.
+    """
+
+    name: str
+    accuracy: float
+    latency_ms: float
+    shape: str
+    is_front: bool = False
+    is_feasible: bool = True
+
+
+@dataclass(frozen=True)
+class Student:
+    """A finalist: trained in full with several seeds, the best seed delivered and measured.
+
+    Attributes:
+        name: Of its folder.
+        shape: In words.
+        accuracy: Of the delivered artefact on the validation split.
+        accuracy_mean, accuracy_sd: Over the seeds.
+        n_seeds: How many seeds.
+        latency_ms, low_ms, high_ms: Median and its 95 % confidence interval.
+        p95_ms: 95th percentile.
+        speedup: Median of the paired ratios to the teacher.
+        size_bytes: Of the artefact.
+        predicted_ms: What the predictor had said.
+        test_accuracy: Of the delivered artefact on the test split, None without one.
+        test_mean, test_sd: Over the seeds.
+        is_feasible: It meets the hard constraints.
+        remarks: What a reader must know, e.g. ``noisy``.
+    """
+
+    name: str
+    shape: str
+    accuracy: float
+    accuracy_mean: float
+    accuracy_sd: float
+    n_seeds: int
+    latency_ms: float
+    low_ms: float
+    high_ms: float
+    p95_ms: float
+    speedup: float
+    size_bytes: float
+    predicted_ms: float
+    test_accuracy: float | None = None
+    test_mean: float | None = None
+    test_sd: float | None = None
+    is_feasible: bool = True
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """Everything a report shows.
+
+    Attributes:
+        name: Of the search.
+        created: Date and time, for people.
+        teacher: The baseline.
+        data: Where the texts come from.
+        device: Name of the device.
+        workload: E.g. ``batch 1, 16 tokens, 1 thread``.
+        students: Finalists, best first.
+        candidates: All students trained in the search phase.
+        constraints: As written in the recipe.
+        limit_ms: The latency constraint in milliseconds, if there is one.
+        counts: E.g. ``{"shapes profiled": 32, "students trained": 24, "failed": 1}``.
+        failures: Cause -> how often.
+        phases: Phase -> seconds, in order.
+        overhead: Share of the time spent neither training nor measuring.
+        predictor: ``mape``, ``spearman`` and ``n`` of the latency predictor, held out.
+        environment: What a reader needs to repeat the measurements.
+        is_uniform: The students load with plain transformers.
+        best_folder: Path of the best student's folder, as a user would type it.
+    """
+
+    name: str
+    created: str
+    teacher: Baseline
+    data: str
+    device: str
+    workload: str
+    students: tuple[Student, ...] = ()
+    candidates: tuple[Candidate, ...] = ()
+    constraints: tuple[str, ...] = ()
+    limit_ms: float | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
+    failures: Mapping[str, int] = field(default_factory=dict)
+    phases: Mapping[str, float] = field(default_factory=dict)
+    overhead: float | None = None
+    predictor: Mapping[str, float] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    is_uniform: bool = True
+    best_folder: str = ""

@@ -1,0 +1,222 @@
+"""The distillation loop: the story of one training run, top to bottom.
+
+Knows arrays, a student and a loss; not trials, not where the teacher's outputs come from. Fast on a CPU because:
+
+* rows of like length share a batch, so there is next to no padding (`nas.data.tokens.bucketed_batches`);
+* the teacher's outputs are cached, the teacher does not run (unless the hidden-state term is on);
+* embeddings are frozen, so nothing is computed backwards below the first layer;
+* products run in bfloat16 where that is faster (`nas.precision`), updates in float32 by one fused AdamW call;
+* a student that imitates a teacher is trained without dropout, whose random numbers cost more than an activation.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from compressors.base import TrainingCompressor
+from compressors.distillation import Distillation
+from nas import precision
+from nas.data.tokens import Batch, Tokens, bucketed_batches
+from nas.recipe import TrainSettings
+from search_spaces.errors import DivergedError, ShapeError
+from search_spaces.families.encoder_model import TextEncoder
+from search_spaces.seeding import rng_for
+
+MAX_GRADIENT_NORM = 1.0
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One pass over the data, or the last part of one.
+
+    Attributes:
+        loss: Mean training loss of a row.
+        seconds: Wall-clock time.
+        sentences_per_s: Rows trained on a second.
+    """
+
+    loss: float
+    seconds: float
+    sentences_per_s: float
+
+
+def distill(
+    student: TextEncoder,
+    tokens: Tokens,
+    teacher_logits: np.ndarray | None,
+    settings: TrainSettings,
+    *,
+    seed: int,
+    loss: Distillation,
+    compressors: Sequence[TrainingCompressor] = (),
+    on_step: Callable[[int, int], None] | None = None,
+) -> list[Epoch]:
+    """Train a student in place and return what happened, epoch by epoch; the same arguments give the same student.
+
+    Args:
+        student: Trained and, by compressors, shrunk; left in evaluation mode.
+        tokens: The training split, ``n`` rows.
+        teacher_logits: ``(n, n_labels)`` float, rows as in ``tokens``; None trains on the labels alone, with dropout.
+        settings: Epochs (fractions allowed), learning rate, batch size and so on.
+        seed: Of the order of the rows and of dropout.
+        loss: What to minimise.
+        compressors: Act between the optimiser's steps, in this order.
+        on_step: Called after every step with the steps done and the steps in all.
+
+    Raises:
+        DivergedError: The loss became NaN or infinite.
+        ShapeError: ``tokens`` is empty, or ``teacher_logits`` does not fit it.
+    """
+    _check(tokens, teacher_logits, len(student.config.labels))
+    n_steps = max(1, math.ceil(settings.epochs * math.ceil(len(tokens) / settings.batch_size)))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        student.train(teacher_logits is None)
+        _freeze_embeddings(student, settings.train_embeddings)
+        run = _Run(student, tokens, teacher_logits, settings, loss, list(compressors), n_steps)
+        epochs = _train(run, seed, on_step)
+    student.zero_grad(set_to_none=True)
+    student.requires_grad_(True).eval()
+    return epochs
+
+
+def _train(run: "_Run", seed: int, on_step: Callable[[int, int], None] | None) -> list[Epoch]:
+    """Run all steps and sum them up by epoch."""
+    epochs: list[Epoch] = []
+    step = 0
+    while step < run.n_steps:
+        start, total, n_rows = time.perf_counter(), 0.0, 0
+        for rows in _batches(run.tokens, run.settings.batch_size, seed, len(epochs)):
+            total += run.step(step, rows) * len(rows)
+            n_rows += len(rows)
+            step += 1
+            if on_step is not None:
+                on_step(step, run.n_steps)
+            if step == run.n_steps:
+                break
+        seconds = time.perf_counter() - start
+        epochs.append(Epoch(total / n_rows, seconds, n_rows / seconds))
+    return epochs
+
+
+class _Run:
+    """What lives as long as one training run: the computing copy, the optimiser and the schedule."""
+
+    def __init__(
+        self,
+        student: TextEncoder,
+        tokens: Tokens,
+        teacher_logits: np.ndarray | None,
+        settings: TrainSettings,
+        loss: Distillation,
+        compressors: list[TrainingCompressor],
+        n_steps: int,
+    ) -> None:
+        self.student, self.tokens, self.teacher_logits = student, tokens, teacher_logits
+        self.settings, self.loss, self.compressors, self.n_steps = settings, loss, compressors, n_steps
+        self.device = student.head.out.weight.device
+        self.labels = torch.from_numpy(np.ascontiguousarray(tokens.labels)).long()
+        for compressor in compressors:
+            compressor.begin(student, n_steps)
+        rows = settings.batch_size * max(1, round(float(tokens.lengths.mean())))
+        self.dtype = precision.choose(settings.precision, rows, student.config.hidden, self.device)
+        self.copy = precision.Copy(student, self.dtype)
+        self.optimizer = _optimizer(student, loss.begin(student), settings)
+        self.peaks = [float(group["lr"]) for group in self.optimizer.param_groups]
+
+    def step(self, step: int, rows: np.ndarray) -> float:
+        """Do one optimiser step on one batch and return its loss."""
+        value = self._loss(rows)
+        result = float(value)
+        if not math.isfinite(result):
+            raise DivergedError(
+                f"distillation step {step + 1} of {self.n_steps}: the loss is {result}; it must be finite. "
+                f"Lower lr (now {self.settings.lr:g})."
+            )
+        value.backward()  # type: ignore[no-untyped-call]
+        self.copy.pull_gradients()
+        for compressor in self.compressors:
+            compressor.after_backward(step)
+        self._update(step)
+        return result
+
+    def _loss(self, rows: np.ndarray) -> Tensor:
+        """Return the loss of a batch, computed by the copy."""
+        batch = Batch(*(part.to(self.device) for part in self.tokens.collate(rows)))
+        labels = self.labels[rows].to(self.device)
+        soft = None
+        if self.teacher_logits is not None:
+            soft = torch.from_numpy(self.teacher_logits[rows].astype(np.float32)).to(self.device)
+        if self.loss.hidden == 0 or soft is None:
+            logits: Tensor = self.copy.model(*batch)
+            return self.loss.loss(logits.float(), soft, labels)
+        logits, states = self.copy.model(*batch, hidden_states=True)
+        return self.loss.loss(logits.float(), soft, labels) + self.loss.hidden_loss(states, batch)
+
+    def _update(self, step: int) -> None:
+        """Clip, step, let the compressors act, and carry the new weights to the copy."""
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM)
+        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
+            group["lr"] = peak * learning_rate_share(step, self.n_steps, self.settings.warmup)
+        self.optimizer.step()
+        replaced = [compressor.after_step(step, self.optimizer) for compressor in self.compressors]
+        if any(replaced):
+            self.copy = precision.Copy(self.student, self.dtype)
+        self.copy.push_weights()
+
+
+def learning_rate_share(step: int, n_steps: int, warmup: float) -> float:
+    """Return the share of the peak learning rate at a step: a linear rise, then a linear fall towards 0.
+
+    Args:
+        step: From 0.
+        n_steps: Steps in all.
+        warmup: Share of the steps that rise, 0..1.
+    """
+    rising = round(warmup * n_steps)
+    if step < rising:
+        return (step + 1) / (rising + 1)
+    return (n_steps - step) / max(1, n_steps - rising)
+
+
+def _batches(tokens: Tokens, batch_size: int, seed: int, epoch: int) -> Iterator[np.ndarray]:
+    """Return the batches of one epoch."""
+    return bucketed_batches(tokens.lengths, batch_size, rng_for(seed, "order", epoch))
+
+
+def _freeze_embeddings(student: TextEncoder, trained: bool) -> None:
+    """Freeze the embeddings; where the word table was cut to a low rank, what follows the tables still learns."""
+    student.requires_grad_(True)
+    if trained:
+        return
+    student.embeddings.requires_grad_(False)
+    repairs = [part for part in (student.embeddings.rank, student.embeddings.project) if part is not None]
+    for part in [*repairs, student.embeddings.norm] if repairs else []:
+        part.requires_grad_(True)
+
+
+def _optimizer(student: TextEncoder, extra: list[nn.Parameter], settings: TrainSettings) -> torch.optim.AdamW:
+    """Return AdamW in one fused call per group; biases and LayerNorms do not decay (as BERT was trained)."""
+    trained = [p for p in student.parameters() if p.requires_grad] + extra
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
+
+
+def _check(tokens: Tokens, teacher_logits: np.ndarray | None, n_labels: int) -> None:
+    """Refuse data that does not fit together, before anything is changed."""
+    if not len(tokens):
+        raise ShapeError("distillation: 0 training rows; at least 1. Check the training split.")
+    if teacher_logits is not None and teacher_logits.shape != (len(tokens), n_labels):
+        raise ShapeError(
+            f"distillation: teacher_logits has shape {teacher_logits.shape}; it must be {(len(tokens), n_labels)}, "
+            "a row for each training row."
+        )

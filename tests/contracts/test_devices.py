@@ -1,0 +1,55 @@
+"""What every row of the device table must do; a new row is tested without a new test."""
+
+import numpy as np
+import pytest
+import torch
+
+from nas.data.tokens import Tokens
+from nas.devices import DEVICES
+from nas.devices.base import Workload
+from nas.recipe import DeviceSettings
+from search_spaces.families.encoder_model import EncoderConfig, TextEncoder
+
+CONFIG = EncoderConfig(
+    model_type="bert",
+    vocab_size=50,
+    n_positions=16,
+    n_token_types=2,
+    hidden=32,
+    embedding=32,
+    embedding_rank=0,
+    head_size=8,
+    heads=(4,),
+    ffn=(64,),
+    activation="gelu",
+    head_activation="tanh",
+    layer_norm_eps=1e-12,
+    dropout=0.1,
+    pad_token_id=0,
+    position_offset=0,
+    labels=("a", "b"),
+)
+
+
+@pytest.mark.parametrize("name", DEVICES)
+def test_a_device_exports_predicts_and_measures(name: str) -> None:
+    torch.manual_seed(0)
+    device, model = DEVICES.load(name)(DeviceSettings(name=name)), TextEncoder(CONFIG).eval()
+    artefact = device.export(model)
+    assert device.name == name
+    assert isinstance(artefact, bytes)
+    (measurement,) = device.measure([artefact], artefact, Workload(1, 8), quick=True)
+    assert measurement.low_ms <= measurement.median_ms <= measurement.high_ms
+    assert measurement.speedup is not None
+    assert all(isinstance(value, str) for value in device.environment().values())
+
+
+@pytest.mark.parametrize("name", DEVICES)
+def test_a_device_predicts_what_the_module_predicts(name: str) -> None:
+    torch.manual_seed(0)
+    device, model = DEVICES.load(name)(DeviceSettings(name=name)), TextEncoder(CONFIG).eval()
+    ids = np.arange(12, dtype=np.int32)
+    tokens = Tokens(ids, np.zeros(12, np.uint8), np.array([0, 7, 12]), np.zeros(2, np.int64))
+    with torch.inference_mode():
+        expected = model(*tokens.collate(np.array([0, 1]))).numpy()
+    np.testing.assert_allclose(device.predict(device.export(model), tokens, 1), expected, atol=1e-4)

@@ -1,0 +1,96 @@
+import gc
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from nas.devices.timing import QUICK, Patience, Timing, median_interval, take_turns, time_call
+
+SHORT = Patience(width=0.5, rounds=(6, 8), attempts=2, block_ms=0.5)
+
+
+def timing(medians_ms: list[float], disturbed: float = 0.0) -> Timing:
+    return Timing(np.array(medians_ms), np.empty(0), np.array(medians_ms), disturbed)
+
+
+@pytest.fixture
+def busy_processor() -> Iterator[None]:
+    """Share one processor with two processes that never rest."""
+    if not hasattr(os, "sched_setaffinity"):
+        pytest.skip("this system cannot pin a process to a processor")
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    burners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
+    yield
+    for burner in burners:
+        burner.kill()
+        burner.wait()
+    os.sched_setaffinity(0, allowed)
+
+
+@pytest.mark.parametrize(("n", "low", "high"), [(6, 1, 6), (9, 2, 8), (20, 6, 15), (100, 40, 61)])
+def test_the_interval_of_the_median_has_the_published_ranks(n: int, low: int, high: int) -> None:
+    values = np.random.default_rng(0).permutation(np.arange(1, n + 1))
+    assert median_interval(values) == (low, high)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_few_values_give_their_extremes(n: int) -> None:
+    assert median_interval(np.arange(n)) == (0, n - 1)
+
+
+def test_the_interval_covers_the_median_of_a_skewed_distribution_at_least_95_times_in_100() -> None:
+    rng = np.random.default_rng(0)
+    intervals = [median_interval(rng.exponential(size=15)) for _ in range(2000)]
+    covered = np.mean([low <= np.log(2) <= high for low, high in intervals])
+    assert covered >= 0.945
+
+
+def test_reference_and_candidate_take_turns_in_blocks() -> None:
+    calls: list[str] = []
+    result = take_turns(lambda: calls.append("candidate"), lambda: calls.append("reference"), SHORT)
+    changes = [after for before, after in pairwise(calls) if after != before]
+    assert len(result.medians_ms) == len(result.reference_ms)
+    assert SHORT.rounds[0] <= len(result.medians_ms) <= SHORT.rounds[1]
+    assert changes == ["candidate", *["reference", "candidate"] * len(result.medians_ms)]
+
+
+def test_without_a_reference_there_are_no_reference_times() -> None:
+    result = take_turns(lambda: sum(range(100)), None, SHORT)
+    assert len(result.reference_ms) == 0
+    assert len(result.calls_ms) >= len(result.medians_ms)
+
+
+def test_the_garbage_collector_rests_during_the_turns_and_works_again_after_a_failure() -> None:
+    seen: list[bool] = []
+
+    def fail_late() -> None:
+        seen.append(gc.isenabled())
+        if len(seen) > 10:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        take_turns(fail_late, None, SHORT)
+    assert not any(seen)
+    assert gc.isenabled()
+
+
+def test_one_outlier_moves_neither_the_median_nor_its_interval() -> None:
+    calm = timing([1.0, 1.01, 0.99, 1.0, 1.02, 0.98, 1.0, 1.01, 0.99])
+    spiked = timing([1.0, 1.01, 0.99, 1.0, 1.02, 0.98, 1.0, 10.0, 0.99])
+    assert np.median(spiked.medians_ms) == np.median(calm.medians_ms)
+    assert spiked.width == pytest.approx(calm.width, abs=0.01)
+
+
+def test_two_processes_on_the_same_processor_are_noticed_after_every_attempt(busy_processor: None) -> None:
+    attempts = time_call(lambda: sum(range(20_000)), None, QUICK)
+    assert attempts.is_contended
+
+
+def test_a_tenth_of_disturbed_blocks_is_tolerated() -> None:
+    assert not timing([1.0], disturbed=0.1).is_contended
+    assert timing([1.0], disturbed=0.11).is_contended
