@@ -156,8 +156,10 @@ def compare_throughput(recipe: Recipe, rows: int = 2560, rounds: int = 3) -> Non
         ours.append(epochs[-1].sentences_per_s)
         print(f"plain {plain[-1]:.0f}, ours {ours[-1]:.0f} sentences/s", flush=True)
     first, second = statistics.median(plain), statistics.median(ours)
-    print(f"{architecture.describe()}, {torch.get_num_threads()} threads: plain {first:.0f}, ours {second:.0f} "
-          f"sentences/s, ratio {second / first:.1f}")
+    print(
+        f"{architecture.describe()}, {torch.get_num_threads()} threads: plain {first:.0f}, ours {second:.0f} "
+        f"sentences/s, ratio {second / first:.1f}"
+    )
 
 
 def _plain_loop(student: torch.nn.Module, teacher: torch.nn.Module, tokens: object, rows: int) -> float:

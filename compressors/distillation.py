@@ -96,7 +96,7 @@ class Distillation:
         self._projection = nn.Linear(student.config.hidden, self._teacher.config.hidden, bias=False)
         nn.init.eye_(self._projection.weight)
         self._projection.to(student.head.out.weight.device)
-        return [self._projection.weight]
+        return list(self._projection.parameters())
 
     def hidden_loss(self, student_states: tuple[Tensor, ...], batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         """Return the weighted mean squared distance to the live teacher's states, real tokens only.

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from nas.record import FrozenTrial, Record, TrialState
 
 from launch.results import Baseline, Candidate, ReportData, Student
 from nas.engine import open_record
@@ -14,6 +13,7 @@ from nas.files import read_json
 from nas.objectives import Constraint, Objective
 from nas.pareto import pareto_front
 from nas.recipe import Recipe
+from nas.record import FrozenTrial, Record, TrialState
 from nas.run_folder import RunFolder
 from search_spaces.errors import ConfigError
 
@@ -27,7 +27,9 @@ def report_data(folder: RunFolder, recipe: Recipe) -> ReportData:
     record = open_record(folder, recipe)
     attrs = record.attrs
     if "teacher" not in attrs:
-        raise ConfigError(f"run folder {folder.path}: nothing to report yet; continue it with: nas resume {folder.path}")
+        raise ConfigError(
+            f"run folder {folder.path}: nothing to report yet; run: nas resume {folder.path}"
+        )
     teacher, rows = attrs["teacher"], attrs.get("students", [])
     best = rows[0] if rows else None
     tokens, threads = attrs["n_tokens"], recipe.device.threads

@@ -88,9 +88,7 @@ class Candidates:
 
     def variant(self, genes: Genes) -> str:
         """Return the name of the artefact's treatment; students of one shape and variant run equally fast."""
-        bound = {
-            name: self._bound(name, genes) for name in self._fixed if COMPRESSORS.load(name).stage == "artefact"
-        }
+        bound = {name: self._bound(name, genes) for name in self._fixed if COMPRESSORS.load(name).stage == "artefact"}
         return "+".join(name + _words(knobs) for name, knobs in bound.items() if knobs.get("enabled", True)) or "fp32"
 
     def variants(self, genes: Genes) -> list[dict[str, Value]]:

@@ -120,19 +120,20 @@ class _Run:
         self.student, self.tokens, self.teacher_logits = student, tokens, teacher_logits
         self.settings, self.loss, self.compressors, self.n_steps = settings, loss, compressors, n_steps
         self.device = student.head.out.weight.device
-        self.labels = torch.from_numpy(np.ascontiguousarray(tokens.labels)).long()
+        self.labels = torch.tensor(tokens.labels, dtype=torch.int64)
         for compressor in compressors:
             compressor.begin(student, n_steps)
         rows = settings.batch_size * max(1, round(float(tokens.lengths.mean())))
         self.dtype = precision.choose(settings.precision, rows, student.config.hidden, self.device)
         self.copy = precision.Copy(student, self.dtype)
-        self.optimizer = _optimizer(student, loss.begin(student), settings)
+        self.extra = loss.begin(student)
+        self.optimizer = _optimizer(student, self.extra, settings)
         self.peaks = [float(group["lr"]) for group in self.optimizer.param_groups]
 
     def step(self, step: int, rows: np.ndarray) -> float:
         """Do one optimiser step on one batch and return its loss."""
         value = self._loss(rows)
-        result = float(value)
+        result = value.item()
         if not math.isfinite(result):
             raise DivergedError(
                 f"distillation step {step + 1} of {self.n_steps}: the loss is {result}; it must be finite. "
@@ -165,6 +166,8 @@ class _Run:
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * learning_rate_share(step, self.n_steps, self.settings.warmup)
         self.optimizer.step()
+        for parameter in self.extra:
+            parameter.grad = None
         replaced = [compressor.after_step(step, self.optimizer) for compressor in self.compressors]
         if any(replaced):
             self.copy = precision.Copy(self.student, self.dtype)

@@ -56,7 +56,7 @@ class Engine:
         check_names(self.recipe)
         self.executor = meter = MeteredExecutor(self.executor)
         with self._timed("prepare"):
-            prepared = prepare(self.recipe, self.folder, self.progress, self.executor.connect)
+            prepared = prepare(self.recipe, self.folder, self.progress, lambda: meter.connect(wait=False))
             scores = baseline(prepared, self.folder)
         self.record = self._open_record(prepared)
         with self._timed("start workers"):
@@ -224,7 +224,9 @@ def _trial_run(trial: FrozenTrial) -> TrialRun:
     """Return an ended trial as the tracker sees it."""
     attrs = trial.user_attrs
     state: State = "finished" if trial.state == TrialState.COMPLETE else "failed"
-    tags: dict[str, str] = {name: str(attrs[name]) for name in ("shape", "cause", "message", "predicted") if name in attrs}
+    tags: dict[str, str] = {
+        name: str(attrs[name]) for name in ("shape", "cause", "message", "predicted") if name in attrs
+    }
     return TrialRun(
         trial.number,
         f"trial-{trial.number:04d}",

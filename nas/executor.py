@@ -51,8 +51,8 @@ class Outcome:
 class Executor(Protocol):
     """Runs tasks somewhere; used by one driver thread."""
 
-    def connect(self) -> None:
-        """Begin to start the workers in the background; `start` waits for them."""
+    def connect(self, wait: bool = True) -> None:
+        """Start the workers; without waiting, in the background, and `start` waits for them."""
         ...
 
     def start(self, bundle: Bundle) -> None:

@@ -18,8 +18,8 @@ from nas.objectives import Constraint, Objective
 from nas.prepare import Prepared
 from nas.profile import Profile
 from nas.progress import Progress, Snapshot
-from nas.record import Record
 from nas.recipe import Recipe
+from nas.record import Record
 from nas.run_folder import RunFolder
 from nas.student import save
 from search_spaces.errors import StateError
@@ -43,9 +43,7 @@ class Finalist:
 class Finalize:
     """The last phase of one search."""
 
-    def __init__(
-        self, recipe: Recipe, prepared: Prepared, known: Profile, record: Record, folder: RunFolder
-    ) -> None:
+    def __init__(self, recipe: Recipe, prepared: Prepared, known: Profile, record: Record, folder: RunFolder) -> None:
         """Keep what the phase needs."""
         self.recipe, self.prepared, self.known = recipe, prepared, known
         self.record, self.folder = record, folder

@@ -15,7 +15,7 @@ class InProcessExecutor:
         self._queue: deque[Task] = deque()
         self._bundle: Bundle | None = None
 
-    def connect(self) -> None:
+    def connect(self, wait: bool = True) -> None:
         """Do nothing: this process is the worker."""
 
     def start(self, bundle: Bundle) -> None:

@@ -23,9 +23,9 @@ class MeteredExecutor:
         self._started = time.monotonic()
         self._kinds: dict[str, Kind] = {}
 
-    def connect(self) -> None:
-        """Begin to start the workers."""
-        self._inner.connect()
+    def connect(self, wait: bool = True) -> None:
+        """Start the workers."""
+        self._inner.connect(wait)
 
     def start(self, bundle: Bundle) -> None:
         """Start the executor and the clock."""

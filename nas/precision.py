@@ -68,8 +68,8 @@ class Copy:
         self._student = student
         self._is_twin = dtype != torch.float32
         self.model = copy.deepcopy(student).to(dtype) if self._is_twin else student
-        self._masters = [p for p in student.parameters() if p.requires_grad]
-        self._twins = [p for p in self.model.parameters() if p.requires_grad]
+        self._masters: list[Tensor] = [p for p in student.parameters() if p.requires_grad]
+        self._twins: list[Tensor] = [p for p in self.model.parameters() if p.requires_grad]
         if self._is_twin:
             for master in self._masters:
                 master.grad = torch.zeros_like(master)

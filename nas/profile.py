@@ -107,7 +107,7 @@ def check_feasible(known: Profile, constraints: Sequence[Constraint], seed: int)
         other = space.mutate(best, rng)
         if known.shortfall(other, constraints) < known.shortfall(best, constraints):
             best = other
-    if known.shortfall(best, constraints) > slack(known):
+    if known.shortfall(best, constraints) > slack(known, best):
         wanted = ", ".join(str(constraint) for constraint in constraints)
         raise InfeasibleError(
             f"constraints: no student of this space meets {wanted}; the fastest student is {known.fastest_ms:.3f} ms "
@@ -115,9 +115,9 @@ def check_feasible(known: Profile, constraints: Sequence[Constraint], seed: int)
         )
 
 
-def slack(known: Profile) -> float:
+def slack(known: Profile, genes: Genes) -> float:
     """Return how far a prediction may miss a constraint before the candidate is given up: twice the held-out error."""
-    return 2 * known.latency.report.mape
+    return 2 * float(known.latency.report.variants[known.candidates.variant(genes)]["mape"])
 
 
 def _measure(prepared: Prepared, executor: Executor, progress: Progress) -> dict[str, Any]:

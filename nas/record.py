@@ -19,6 +19,8 @@ from nas.mirror import Json, Mirror, name_metrics
 from nas.objectives import Direction
 from search_spaces.errors import StateError
 
+__all__ = ["FrozenTrial", "Record", "TrialState"]
+
 
 class Record:
     """All trials of one search, in memory and, where there is a storage, on disk."""

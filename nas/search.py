@@ -15,8 +15,8 @@ from optuna.trial import FrozenTrial, TrialState
 from nas.executor import Executor, Failure, Outcome, Task
 from nas.objectives import Constraint, Objective
 from nas.profile import Profile, slack
-from nas.record import Record
 from nas.recipe import SearchSettings
+from nas.record import Record
 from search_spaces.errors import InfeasibleError, StateError
 from search_spaces.space import Value
 
@@ -96,7 +96,7 @@ class Search:
         """Return why a candidate is not worth training, or None."""
         if self.known.candidates.space.key(genes) in keys:
             return "an equal student was trained before"
-        if (miss := self.known.shortfall(genes, self.constraints)) > slack(self.known):
+        if (miss := self.known.shortfall(genes, self.constraints)) > slack(self.known, genes):
             return f"predicted to miss a constraint by {miss:.0%}"
         return None
 

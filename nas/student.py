@@ -64,5 +64,3 @@ def load(path: str | Path) -> TextEncoder:
     model = TextEncoder(EncoderConfig.from_json(content["config"]))
     model.load_state_dict(load_file(folder / "model.safetensors"))
     return model.eval()
-
-

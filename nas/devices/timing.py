@@ -1,8 +1,8 @@
 """How long a call takes: warm-up, turns with a reference, medians with a confidence interval, and who disturbed it.
 
 What is timed is a call of a busy server: its predecessor was a call of the same model, so weights that fit into the
-caches are there. Taking turns pushes them out; with only one call to settle, a student beside its teacher looked 40 %
-slower than alone, with `SETTLE_MS` it looks 3 % slower.
+caches are there. Taking turns pushes them out; with only one call to settle, a student beside its teacher looked about
+40 % slower than alone, with `SETTLE_MS` it looks 3 % slower.
 
 Knows callables and clocks only: not models, not runtimes. All durations come from the monotonic clock.
 """

@@ -28,12 +28,12 @@ def attend(query: Tensor, key: Tensor, value: Tensor, head_size: int, mask: Tens
     """
     if query.dtype == torch.bfloat16 and query.device.type == "cpu":
         return _ShortAttention.apply(query, key, value, head_size, mask)  # type: ignore[no-any-return,no-untyped-call]
-    heads = [x.unflatten(2, (-1, head_size)).transpose(1, 2) for x in (query, key, value)]
-    return F.scaled_dot_product_attention(*heads, attn_mask=mask).transpose(1, 2).flatten(2)
+    q, k, v = (x.view(*x.shape[:2], -1, head_size).transpose(1, 2) for x in (query, key, value))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
 
 
 class _ShortAttention(torch.autograd.Function):
-    """Batched products in the input's type, softmax written out in float32 (the last axis is too short to vectorise)."""
+    """Products in the input's type, softmax written out in float32 (its axis is too short for the stock kernel)."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, head_size: int, mask: Tensor | None) -> Tensor:
