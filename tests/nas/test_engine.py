@@ -16,6 +16,7 @@ from nas.run_folder import RunFolder
 from nas.student import manifest
 from nas.tracker import NullTracker, TrialRun
 from search_spaces.errors import ConfigError, InfeasibleError, StateError
+from tests.conftest import write_rows
 
 
 class Notes(NullTracker):
@@ -53,10 +54,11 @@ def engine(recipe: Mapping[str, Any], path: Path, executor: InProcessExecutor | 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, tiny_data: Path) -> tuple[Engine, list[Any]]:
     path = tmp_path_factory.mktemp("runs") / "tiny"
+    test = write_rows(tmp_path_factory.mktemp("more") / "test.csv", 100, 1)
     recipe = {
         "name": "tiny",
         "teacher": {"model": str(tiny_base), "finetune": {"epochs": 1}},
-        "data": {"source": str(tiny_data), "validation_share": 0.2, "test": str(tiny_data)},
+        "data": {"source": str(tiny_data), "validation_share": 0.2, "test": str(test)},
         "search": {"trials": 6, "profile_shapes": 6, "train": {"epochs": 0.5}},
         "finalize": {"finalists": 2, "seeds": 2, "train": {"epochs": 0.5}},
     }
