@@ -70,23 +70,23 @@ def terminal_table(data: ReportData) -> Table:
     """Return the finalists beside the teacher as a table of rich."""
     table = Table(title=f"{data.name}: students of {escape(data.teacher.name)}", title_justify="left")
     table.add_column("student", no_wrap=True)
-    for title in ("accuracy", "seeds, mean ± sd", "test", "latency", "speed-up", "size"):
+    for title in ("accuracy", "mean ± sd", "test", "latency", "speed-up", "size"):
         table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("shape")
     for rank, student in enumerate(data.students):
         table.add_row(*_student_cells(student), style="bold" if rank == 0 else "")
     teacher = data.teacher
     table.add_section()
     figures = (score(teacher.accuracy), "", score(teacher.test_accuracy), milliseconds(teacher.latency_ms))
-    table.add_row("teacher", *figures, "1.0x", megabytes(teacher.size_bytes), "", style="dim")
-    table.caption = f"latency: median on {data.device}, {data.workload}; test is scored once, for finalists only"
+    table.add_row("teacher", *figures, "1.0x", megabytes(teacher.size_bytes), style="dim")
+    notes = [f"{student.name}: {', '.join([student.shape, *_remarks(student)])}" for student in data.students]
+    latency = f"latency: median on {data.device}, {data.workload}; mean ± sd over seeds; test: finalists only"
+    table.caption = escape("\n".join([*notes, latency]))
     table.caption_justify = "left"
     return table
 
 
 def _student_cells(student: Student) -> list[str]:
     """Return one row of the terminal's table."""
-    remarks = student.remarks or (() if student.is_feasible else ("misses a constraint",))
     return [
         escape(student.name),
         score(student.accuracy),
@@ -95,8 +95,12 @@ def _student_cells(student: Student) -> list[str]:
         milliseconds(student.latency_ms),
         f"{student.speedup:.1f}x",
         megabytes(student.size_bytes),
-        escape(", ".join([student.shape, *remarks])),
     ]
+
+
+def _remarks(student: Student) -> tuple[str, ...]:
+    """Return what a reader must know of a student."""
+    return student.remarks or (() if student.is_feasible else ("misses a constraint",))
 
 
 def _best(data: ReportData) -> dict[str, str]:

@@ -125,10 +125,10 @@ class PlainProgress(Display):
         is_new_phase = snapshot.phase != self._clock.phase
         self._clock.see(snapshot)
         when, line = self._last
-        fresh = ", ".join(_words(snapshot, self._clock))
+        fresh = ", ".join(_words(snapshot))
         if is_new_phase or (fresh != line and time.monotonic() - when >= PLAIN_EVERY_S):
             self._last = (time.monotonic(), fresh)
-            self.console.print(escape(fresh), soft_wrap=True)
+            self.console.print(escape(fresh + _left(snapshot, self._clock)), soft_wrap=True)
 
 
 class RichProgress(Display):
@@ -163,7 +163,7 @@ class RichProgress(Display):
         return Group(_phase_line(self._snapshot, self._clock), *_front_parts(self._snapshot))
 
 
-def _words(snapshot: Snapshot, clock: Clock) -> list[str]:
+def _words(snapshot: Snapshot) -> list[str]:
     """Return the state of a search in words, e.g. ``search: 7/24 trials``, ``2 running``, ``best 0.912``."""
     head = snapshot.phase
     if snapshot.total:
@@ -178,10 +178,13 @@ def _words(snapshot: Snapshot, clock: Clock) -> list[str]:
         best = snapshot.front[0]
         words.append(f"best accuracy {best.accuracy:.3f} at {_latency(best)}")
         words.append(f"{len(snapshot.front)} on the front")
-    left_s = clock.left_s(snapshot)
-    if left_s is not None:
-        words.append(f"about {_duration(left_s)} left")
     return words
+
+
+def _left(snapshot: Snapshot, clock: Clock) -> str:
+    """Return how long the phase may still take, as the end of a line; nothing while that is unknown."""
+    left_s = clock.left_s(snapshot)
+    return "" if left_s is None else f", about {_duration(left_s)} left"
 
 
 def _phase_line(snapshot: Snapshot, clock: Clock) -> RenderableType:
@@ -195,8 +198,8 @@ def _phase_line(snapshot: Snapshot, clock: Clock) -> RenderableType:
         finished_style="green",
     )
     grid = Table.grid(padding=(0, 1))
-    head, *rest = _words(snapshot, clock)
-    words = Text.assemble((head, "bold"), "".join(f" · {word}" for word in rest))
+    head, *rest = _words(snapshot)
+    words = Text.assemble((head, "bold"), "".join(f" · {word}" for word in rest) + _left(snapshot, clock))
     words.append(f" · {_duration(clock.elapsed_s)}", style="dim")
     grid.add_row(bar, words)
     return grid

@@ -95,7 +95,8 @@ class Finalize:
         for uid in waiting:
             executor.submit(self._task(uid, *jobs[uid]))
         while done + failures < len(jobs):
-            progress.show(Snapshot("finalize", done, len(jobs), len(jobs) - done - failures, failures))
+            left = len(jobs) - done - failures
+            progress.show(Snapshot("finalize", done, len(jobs), min(left, executor.slots("train")), failures))
             for outcome in executor.wait(1.0):
                 if outcome.value is None:
                     failures += 1

@@ -118,6 +118,11 @@ def _load_tokenizer(source: str, settings: TeacherSettings, model: TextEncoder) 
             f"teacher.model: {settings.model} has a slow {type(tokenizer).__name__}; a fast one is needed. "
             "Save it again with the newest transformers, which writes tokenizer.json."
         )
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers makes of a folder without a vocabulary
+        raise ConfigError(
+            f"teacher.model: {settings.model} has no usable tokenizer: it knows {len(tokenizer)} words. "
+            "Save the model's own tokenizer beside it with tokenizer.save_pretrained."
+        )
     if len(tokenizer) > model.config.vocab_size:
         raise ConfigError(
             f"teacher.model: the tokenizer of {settings.model} has {len(tokenizer)} words, the model "

@@ -1,4 +1,4 @@
-"""The built-in data set: which library does this sentence of a docstring come from?
+"""The built-in data set: which library do these sentences of a docstring come from?
 
 Six libraries that the project installs anyway, their names masked. Sources are parsed, never imported; equal versions
 of the libraries give equal rows, whatever the seed of the search.
@@ -18,10 +18,10 @@ from nas.data.splits import Split, TextData
 from search_spaces.errors import MissingDependencyError
 
 LIBRARIES = ("matplotlib", "mlflow", "networkx", "pandas", "sqlalchemy", "transformers")
-SPLIT_SIZES = (700, 150, 150)  # train, validation and test rows of each library
+SPLIT_SIZES = (600, 150, 150)  # train, validation and test rows of each library
 MASK = "library"
-_FILE_CAP = 20  # sentences of one file, so that no file's subject decides what its library is
-_MIN_WORDS, _MAX_WORDS = 8, 40
+_FILE_CAP = 30  # rows of one file, so that no file's subject decides what its library is
+_MIN_WORDS, _MAX_WORDS = 12, 40
 
 _NAMES = re.compile(
     r"matplotlib|mpl_|mlflow\w*|networkx|pandas|sql ?alchemy|transformers|hugging ?face|\b(plt|mpl|nx|pd|sa|hf)\b", re.I
@@ -34,19 +34,18 @@ _Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def load_docstrings() -> TextData:
-    """Return 4,200 training, 900 validation and 900 test sentences, all libraries alike, no beginning twice.
+    """Return 3,600 training, 900 validation and 900 test rows of a few sentences, all libraries alike.
 
     Raises:
         MissingDependencyError: One of the libraries is not installed.
     """
     beginnings: set[str] = set()
     bounds = np.cumsum([0, *SPLIT_SIZES])
-    found = [list(islice(_new_sentences(library, beginnings), bounds[-1])) for library in LIBRARIES]
+    found = [list(islice(_new_rows(library, beginnings), bounds[-1])) for library in LIBRARIES]
     n_rows = min(map(len, found))  # less than wanted where another version of a library holds less
-    shuffled = [sorted(sentences[:n_rows], key=_digest) for sentences in found]
+    shuffled = [sorted(rows[:n_rows], key=_digest) for rows in found]
     train, validation, test = (
-        _interleaved([sentences[start:stop] for sentences in shuffled])
-        for start, stop in pairwise(bounds * n_rows // bounds[-1])
+        _interleaved([rows[start:stop] for rows in shuffled]) for start, stop in pairwise(bounds * n_rows // bounds[-1])
     )
     return TextData(train, validation, test, LIBRARIES)
 
@@ -62,15 +61,15 @@ def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
 
-def _new_sentences(library: str, beginnings: set[str]) -> Iterator[str]:
-    """Yield masked sentences of a library whose first five words are not yet in ``beginnings``, and add them."""
+def _new_rows(library: str, beginnings: set[str]) -> Iterator[str]:
+    """Yield masked rows of a library whose first five words are not yet in ``beginnings``, and add them."""
     for path in _source_files(library):
-        fresh = (text for text in _file_sentences(path) if _is_new(text, beginnings))
+        fresh = (text for text in _file_rows(path) if _is_new(text, beginnings))
         yield from islice(fresh, _FILE_CAP)
 
 
 def _is_new(text: str, beginnings: set[str]) -> bool:
-    """Remember how a sentence begins; False when another one began alike (such are copies, or nearly)."""
+    """Remember how a row begins; False when another one began alike (such are copies, or nearly)."""
     beginning = " ".join(re.sub(r"[^a-z ]", "", text.lower()).split()[:5])
     is_new = beginning not in beginnings
     beginnings.add(beginning)
@@ -91,11 +90,11 @@ def _source_files(library: str) -> list[Path]:
     return [root / name for name in sorted(own, key=lambda name: _digest(name.as_posix()))]
 
 
-def _file_sentences(path: Path) -> Iterator[str]:
-    """Yield the masked sentences of all docstrings of a file."""
+def _file_rows(path: Path) -> Iterator[str]:
+    """Yield the masked rows of all docstrings of a file."""
     for docstring in _docstrings(ast.parse(path.read_bytes())):
-        for text in _prose(docstring):
-            if _MIN_WORDS <= len(text.split()) <= _MAX_WORDS and _is_plain(text):
+        for text in _passages(docstring):
+            if len(text.split()) >= _MIN_WORDS and _is_plain(text):
                 yield _NAMES.sub(MASK, text)
 
 
@@ -109,6 +108,17 @@ def _docstrings(node: _Documented) -> Iterator[str]:
             yield from _docstrings(child)
 
 
+def _passages(docstring: str) -> Iterator[str]:
+    """Yield neighbouring sentences together, as many as fit."""
+    words: list[str] = []
+    for sentence in map(str.split, _prose(docstring)):
+        if len(words) + len(sentence) > _MAX_WORDS:
+            yield " ".join(words)
+            words = []
+        words += sentence if len(sentence) <= _MAX_WORDS else []
+    yield " ".join(words)
+
+
 def _prose(docstring: str) -> Iterator[str]:
     """Yield the sentences of the paragraphs that are prose, without markup."""
     for paragraph in re.split(r"\n\s*\n", docstring):
@@ -117,6 +127,6 @@ def _prose(docstring: str) -> Iterator[str]:
 
 
 def _is_plain(text: str) -> bool:
-    """Return whether a sentence is whole and mostly made of words."""
+    """Return whether a text is whole and mostly made of words."""
     n_letters = sum(character.isalpha() or character == " " for character in text)
     return text[0].isupper() and text.endswith(".") and n_letters >= 0.9 * len(text)

@@ -18,6 +18,7 @@ from search_spaces.registry import Table, unknown_name
 __all__ = ["DATASETS", "Split", "TextData", "load_data"]
 
 DATASETS = Table("built-in data set", {"docstrings": "nas.data.docstrings:load_docstrings"})
+_WORDS = {"train": "training", "validation": "validation"}
 
 
 def load_data(
@@ -100,7 +101,7 @@ def _as_integers(column: pd.Series) -> np.ndarray | None:
     except (ValueError, TypeError):
         return None
     if not (np.isfinite(numbers) & (numbers == np.floor(numbers))).all():
-        odd = column.iloc[int(np.flatnonzero(~np.isfinite(numbers) | (numbers != np.floor(numbers)))[0])]
+        odd = float(column.iloc[int(np.flatnonzero(~np.isfinite(numbers) | (numbers != np.floor(numbers)))[0])])
         raise DataError(f"data.label: {odd!r} is not a class; allowed are integers from 0, or names of classes.")
     return numbers.astype(np.int64)
 
@@ -132,17 +133,20 @@ def _positions(column: pd.Series, split: str, labels: Sequence[str]) -> np.ndarr
 
 def _disjoint(splits: dict[str, Split], settings: DataSettings, seed: int, labels: tuple[str, ...]) -> TextData:
     """Return the splits with no text in two of them; validation is held out of train where it is not given."""
-    given = [splits[name] for name in ("validation", "test") if name in splits]
-    train = without_texts(splits["train"], given)
-    n_removed = len(splits["train"]) - len(train)
-    note = f"{n_removed} training rows left out: the same text is a validation or test row"
-    check_split(train, "train", labels)
+    test = splits.get("test")
+    tested = [test] if test is not None else []
+    kept, notes = {}, []
     if "validation" in splits:
-        validation = without_texts(splits["validation"], given[1:])
-        check_split(validation, "validation", labels)
-    else:
-        train, validation = hold_out(train, settings.validation_share, seed)
-    return TextData(train, validation, splits.get("test"), labels, (note,) if n_removed else ())
+        kept["validation"] = without_texts(splits["validation"], tested)
+    kept["train"] = without_texts(splits["train"], [*kept.values(), *tested])
+    for name, others in (("train", "validation or test"), ("validation", "test")):
+        if name in kept and len(kept[name]) < len(splits[name]):
+            n_removed = len(splits[name]) - len(kept[name])
+            notes.append(f"{n_removed:,} {_WORDS[name]} rows left out: the same text is a {others} row")
+            check_split(kept[name], name, labels)
+    if "validation" not in kept:
+        kept["train"], kept["validation"] = hold_out(kept["train"], settings.validation_share, seed)
+    return TextData(kept["train"], kept["validation"], test, labels, tuple(notes))
 
 
 def _limited(data: TextData, settings: DataSettings, seed: int) -> TextData:

@@ -1,0 +1,136 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from compressors.structured import StructuredPruning
+from search_spaces.errors import ConfigError, StateError
+from tests.compressors.encoders import encoder
+
+
+def batch(rows: int = 8):
+    return torch.randint(1, 99, (rows, 6)), torch.ones(rows, 6, dtype=torch.int64), None
+
+
+def train(student, pruning, n_steps):
+    """Run the compressor as the loop does and return the configs after every step."""
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3)
+    pruning.begin(student, n_steps)
+    configs = []
+    for step in range(n_steps):
+        student(*batch()).logsumexp(1).sum().backward()
+        pruning.after_backward(step)
+        optimizer.step()
+        optimizer.zero_grad()
+        pruning.after_step(step, optimizer)
+        configs.append(student.config)
+    return configs, optimizer
+
+
+def aimed(student, heads, ffn, **knobs):
+    pruning = StructuredPruning(schedule="cubic", **knobs)
+    pruning.aim(replace(student.config, heads=heads, ffn=ffn))
+    return pruning
+
+
+@pytest.mark.parametrize("criterion", ["first_order", "magnitude"])
+@pytest.mark.parametrize("n_steps", [1, 3, 20])
+def test_the_student_ends_at_exactly_its_target(criterion, n_steps):
+    student = encoder()
+    target = replace(student.config, heads=(1, 4), ffn=(24, 50))
+    train(student, aimed(student, target.heads, target.ffn, criterion=criterion), n_steps)
+    assert student.config == target
+    assert student.layers[0].query.weight.shape == (8, 32)
+    assert student.layers[0].out.weight.shape == (32, 8)
+    assert student.layers[1].down.weight.shape == (32, 50)
+    assert student(*batch()).shape == (8, 2)
+
+
+def test_widths_shrink_step_by_step_and_fastest_at_first():
+    student = encoder(heads=(4, 4), ffn=(320, 320))
+    configs, _ = train(student, aimed(student, (2, 2), (32, 32), end=1.0), 16)
+    widths = [320] + [config.ffn[0] for config in configs]
+    assert widths == sorted(widths, reverse=True)
+    assert len(set(widths)) > 4
+    assert widths[0] - widths[4] > widths[-5] - widths[-1]
+    assert configs[7].ffn[0] > 32
+    assert widths[-1] == 32
+
+
+def test_the_target_is_reached_at_the_share_of_steps_asked_for():
+    student = encoder()
+    configs, _ = train(student, aimed(student, (1, 1), (32, 32), end=0.5), 20)
+    assert configs[1].ffn != (32, 32)
+    assert configs[9].ffn == (32, 32)
+
+
+def test_optimiser_state_is_cut_like_its_parameter():
+    student = encoder()
+    _, optimizer = train(student, aimed(student, (1, 2), (32, 32)), 8)
+    parameters = {id(p) for p in student.parameters()}
+    assert {id(p) for group in optimizer.param_groups for p in group["params"]} == parameters
+    for parameter, state in optimizer.state.items():
+        assert id(parameter) in parameters
+        assert state["exp_avg"].shape == parameter.shape
+
+
+@pytest.mark.parametrize("criterion", ["first_order", "magnitude"])
+def test_dead_units_are_cut_first_and_change_nothing(criterion):
+    student = encoder(heads=(4,), ffn=(64,), dropout=0.0)
+    dead = torch.arange(0, 64, 2)
+    with torch.no_grad():
+        for p in (student.layers[0].up.weight, student.layers[0].up.bias, student.layers[0].down.weight.T):
+            p[dead] = 0
+        student.layers[0].out.weight[:, 8:16] = 0
+    inputs = batch()
+    expected = student(*inputs).detach()
+    pruning = aimed(student, (3,), (32,), criterion=criterion, end=1.0)
+    pruning.begin(student, 1)
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.0)
+    student(*inputs).sum().backward()
+    pruning.after_backward(0)
+    assert pruning.after_step(0, optimizer)
+    assert torch.allclose(student(*inputs), expected, atol=1e-5)
+
+
+def test_the_report_says_every_width_before_and_after():
+    student = encoder()
+    pruning = aimed(student, (2, 4), (32, 96))
+    train(student, pruning, 8)
+    report = pruning.report()
+    assert {(c.where, c.before, c.after) for c in report.changed} == {
+        ("layers.0.heads", 4, 2),
+        ("layers.0.ffn", 64, 32),
+    }
+    assert {skip.where for skip in report.skipped} == {"layers.1.heads", "layers.1.ffn"}
+
+
+def test_oneshot_leaves_the_student_alone_and_says_so():
+    student = encoder()
+    before, pruning = student.config, StructuredPruning()
+    train(student, pruning, 4)
+    assert student.config == before
+    assert not pruning.is_gradual
+    assert "oneshot" in pruning.report().skipped[0].why
+
+
+def test_a_gradual_schedule_without_a_target_is_refused():
+    with pytest.raises(StateError, match="target shape"):
+        StructuredPruning(schedule="cubic").begin(encoder(), 4)
+
+
+def test_a_target_wider_than_the_student_is_refused():
+    student = encoder()
+    with pytest.raises(StateError, match="96 cannot grow to 128"):
+        aimed(student, (4, 4), (64, 128)).begin(student, 4)
+
+
+@pytest.mark.parametrize("knobs", [{"schedule": "linear"}, {"criterion": "luck"}, {"end": 0.0}])
+def test_a_wrong_knob_is_named(knobs):
+    (name,) = knobs
+    with pytest.raises(ConfigError, match=rf"structured_pruning\.{name}: "):
+        StructuredPruning(**knobs)
+
+
+def test_the_criterion_is_no_gene_of_oneshot_students():
+    assert StructuredPruning.space().active({"schedule": "oneshot"}) == ("schedule",)

@@ -1,0 +1,174 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from compressors.distillation import Distillation
+from compressors.structured import StructuredPruning
+from compressors.weights import WeightPruning
+from nas.distill import distill, learning_rate_share
+from nas.recipe import TrainSettings
+from search_spaces.errors import DivergedError, ShapeError
+from tests.compressors.encoders import encoder, texts
+
+PRECISIONS = ["fp32", "bf16"]
+
+
+def logits(tokens):
+    """A teacher that is sure of the labels."""
+    return np.where(np.eye(2)[tokens.labels] > 0, 3.0, -3.0).astype(np.float16)
+
+
+def settings(**changes):
+    return TrainSettings(**{"epochs": 1.0, "lr": 3e-3, "batch_size": 16, "precision": "fp32", **changes})
+
+
+def weights(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_student_learns_what_its_teacher_knows(precision):
+    tokens, student = texts(256), encoder()
+    epochs = distill(
+        student,
+        tokens,
+        logits(tokens),
+        settings(epochs=12, precision=precision, train_embeddings=True),
+        seed=0,
+        loss=Distillation(),
+    )
+    assert len(epochs) == 12
+    assert epochs[-1].loss < 0.5 * epochs[0].loss
+    with torch.no_grad():
+        predicted = student(*tokens.collate(np.arange(256))).argmax(1).numpy()
+    assert (predicted == tokens.labels).mean() > 0.9
+
+
+def test_bfloat16_takes_nearly_the_same_way_as_float32():
+    tokens, students = texts(), [encoder(), encoder()]
+    for student, precision in zip(students, PRECISIONS, strict=True):
+        distill(student, tokens, logits(tokens), settings(precision=precision), seed=0, loss=Distillation())
+    start = weights(encoder())
+    ways = [weights(student) - start for student in students]
+    assert torch.cosine_similarity(*ways, dim=0) > 0.9
+    assert students[1].head.out.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("with_teacher", [True, False])
+def test_the_same_seed_gives_the_same_student(precision, with_teacher):
+    tokens, students = texts(), [encoder(), encoder(), encoder()]
+    for student, seed in zip(students, (0, 0, 1), strict=True):
+        torch.rand(seed + 3)  # the global generator must not matter
+        targets = logits(tokens) if with_teacher else None
+        distill(student, tokens, targets, settings(precision=precision), seed=seed, loss=Distillation())
+    assert torch.equal(weights(students[0]), weights(students[1]))
+    assert not torch.equal(weights(students[0]), weights(students[2]))
+
+
+def test_the_global_generator_is_left_as_it_was():
+    tokens, student = texts(), encoder()
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    distill(student, tokens, None, settings(), seed=0, loss=Distillation())
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_embeddings_are_frozen_unless_asked_for():
+    tokens, students = texts(), [encoder(), encoder()]
+    for student, trained in zip(students, (False, True), strict=True):
+        distill(student, tokens, logits(tokens), settings(train_embeddings=trained), seed=0, loss=Distillation())
+    start = encoder().embeddings.word.weight
+    assert torch.equal(students[0].embeddings.word.weight, start)
+    assert not torch.equal(students[1].embeddings.word.weight, start)
+    assert all(p.requires_grad and p.grad is None for p in students[0].parameters())
+    assert not students[0].training
+
+
+def test_half_an_epoch_is_half_the_steps():
+    tokens, seen = texts(96), []
+    epochs = distill(
+        encoder(),
+        tokens,
+        logits(tokens),
+        settings(epochs=1.5),
+        seed=0,
+        loss=Distillation(),
+        on_step=lambda step, n: seen.append((step, n)),
+    )
+    assert seen == [(step, 9) for step in range(1, 10)]
+    assert len(epochs) == 2
+    assert all(epoch.sentences_per_s > 0 for epoch in epochs)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_loss_that_is_not_finite_stops_at_once(value):
+    tokens, steps = texts(), []
+    targets = logits(tokens)
+    targets[:] = value
+    with pytest.raises(DivergedError, match=r"step 1 of 6: the loss is (nan|inf)"):
+        distill(
+            encoder(),
+            tokens,
+            targets,
+            settings(),
+            seed=0,
+            loss=Distillation(),
+            on_step=lambda step, _: steps.append(step),
+        )
+    assert steps == []
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_pruning_on_a_schedule_shrinks_the_student_that_is_returned(precision):
+    tokens, student = texts(), encoder()
+    pruning = StructuredPruning(schedule="cubic")
+    pruning.aim(replace(student.config, heads=(2, 1), ffn=(32, 32)))
+    sparse = WeightPruning(0.3)
+    distill(
+        student,
+        tokens,
+        logits(tokens),
+        settings(epochs=3, precision=precision),
+        seed=0,
+        loss=Distillation(),
+        compressors=[pruning, sparse],
+    )
+    assert student.config.heads == (2, 1)
+    assert student.layers[1].query.weight.shape == (8, 32)
+    assert sparse.report().figures["sparsity"] == pytest.approx(0.3, abs=1e-2)
+    with torch.no_grad():
+        assert student(*tokens.collate(np.arange(8))).isfinite().all()
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_hidden_states_of_the_teacher_pull_the_student_near(precision):
+    tokens, teacher = texts(), encoder()
+    student = encoder(heads=(4,), ffn=(64,))
+    loss = Distillation(hidden=1.0)
+    loss.observe(teacher)
+    epochs = distill(student, tokens, logits(tokens), settings(epochs=4, precision=precision), seed=0, loss=loss)
+    assert epochs[-1].loss < epochs[0].loss
+
+
+def test_teacher_outputs_of_another_data_set_are_refused():
+    tokens = texts(96)
+    with pytest.raises(ShapeError, match=r"shape \(5, 2\); it must be \(96, 2\)"):
+        distill(encoder(), tokens, np.zeros((5, 2)), settings(), seed=0, loss=Distillation())
+
+
+def test_no_rows_are_refused():
+    with pytest.raises(ShapeError, match="0 training rows"):
+        distill(encoder(), texts(8).subset(np.arange(0)), None, settings(), seed=0, loss=Distillation())
+
+
+def test_the_learning_rate_rises_then_falls_towards_zero():
+    shares = [learning_rate_share(step, 100, 0.1) for step in range(100)]
+    assert max(shares) == shares[10] == 1.0
+    assert shares[:11] == sorted(shares[:11])
+    assert shares[10:] == sorted(shares[10:], reverse=True)
+    assert 0 < shares[-1] < 0.02
+    assert learning_rate_share(0, 1, 0.0) == 1.0
