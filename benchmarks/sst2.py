@@ -8,16 +8,21 @@ Needs the data folder (``--data``, default ``../shared/data``) with ``text/sst2`
 
 import argparse
 import json
+import os
 import resource
 import statistics
+import tempfile
 import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import psutil
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line sets it; read when torch is imported
 import torch
 from torch.nn import functional as F
+from transformers import AutoModelForSequenceClassification
 
 from compressors.distillation import Distillation
 from compressors.importance import score_importance
@@ -28,11 +33,14 @@ from launch.report_data import report_data
 from launch.terminal import make_progress
 from nas.data.sources import load_data
 from nas.data.tokenize import tokenize
+from nas.data.tokens import Tokens
 from nas.distill import distill
 from nas.engine import Engine, open_record
 from nas.recipe import Recipe, TrainSettings
 from nas.run_folder import RunFolder, fresh_folder
 from nas.teacher import load_teacher, predict_logits
+from search_spaces.families.encoder_hf import save_hf
+from search_spaces.families.encoder_model import TextEncoder
 from search_spaces.families.text_encoder import TextEncoderFamily
 
 RECIPE = Path(__file__).with_name("sst2.yaml")
@@ -147,22 +155,29 @@ def compare_throughput(recipe: Recipe, rows: int = 2560, rounds: int = 3) -> Non
     logits = predict_logits(teacher.model, sample).astype(np.float16)
     batch = sample.collate(np.arange(64))
     importance = score_importance(teacher.model, [(batch, torch.from_numpy(sample.labels[:64]))], "first_order")
+    live = AutoModelForSequenceClassification.from_pretrained(recipe.teacher.model, dtype=torch.float32).eval()
     plain, ours = [], []
     for _ in range(rounds):
         student = family.build(teacher.model, architecture, importance)
-        plain.append(_plain_loop(student, teacher.model, sample, 640))
-        student = family.build(teacher.model, architecture, importance)
+        plain.append(_plain_loop(_as_transformers(student), live, sample, 640))
         epochs = distill(student, sample, logits, TrainSettings(epochs=1), seed=0, loss=Distillation())
         ours.append(epochs[-1].sentences_per_s)
         print(f"plain {plain[-1]:.0f}, ours {ours[-1]:.0f} sentences/s", flush=True)
     first, second = statistics.median(plain), statistics.median(ours)
+    threads = torch.get_num_threads()
     print(
-        f"{architecture.describe()}, {torch.get_num_threads()} threads: plain {first:.0f}, ours {second:.0f} "
-        f"sentences/s, ratio {second / first:.1f}"
+        f"{architecture.describe()}, {threads} threads: {second:.0f} / {first:.0f} = {second / first:.1f} times faster"
     )
 
 
-def _plain_loop(student: torch.nn.Module, teacher: torch.nn.Module, tokens: object, rows: int) -> float:
+def _as_transformers(student: TextEncoder) -> torch.nn.Module:
+    """Return a student as the plain transformers model that loads from its folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        save_hf(student, Path(folder))
+        return AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+
+
+def _plain_loop(student: torch.nn.Module, teacher: torch.nn.Module, tokens: Tokens, rows: int) -> float:
     """Return sentences/s of the usual loop: live teacher, random batches padded to their longest, all parameters."""
     optimizer = torch.optim.AdamW(student.parameters(), lr=3e-4)
     order = np.random.default_rng(0).permutation(len(tokens))[:rows]
@@ -172,8 +187,8 @@ def _plain_loop(student: torch.nn.Module, teacher: torch.nn.Module, tokens: obje
         ids, mask, types = tokens.collate(order[start : start + 32])
         labels = torch.from_numpy(tokens.labels[order[start : start + 32]])
         with torch.no_grad():
-            soft = F.softmax(_all_tokens(teacher, ids, mask, types) / 2, dim=-1)
-        logits = _all_tokens(student, ids, mask, types)
+            soft = F.softmax(teacher(ids, mask, types).logits / 2, dim=-1)
+        logits = student(ids, mask, types).logits
         kl = F.kl_div(F.log_softmax(logits / 2, dim=-1), soft, reduction="batchmean") * 4
         loss = 0.1 * F.cross_entropy(logits, labels) + 0.9 * kl
         optimizer.zero_grad()
@@ -181,11 +196,6 @@ def _plain_loop(student: torch.nn.Module, teacher: torch.nn.Module, tokens: obje
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
     return rows / (time.perf_counter() - started)
-
-
-def _all_tokens(model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor) -> torch.Tensor:
-    """Return logits with the last layer computed for every token, as plain models do."""
-    return model(ids, mask, types, hidden_states=True)[0]
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The command line: options and help texts only; the work is in `launch.commands`, imported when a command runs."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -7,6 +8,10 @@ import typer
 
 from search_spaces.errors import NasError
 from search_spaces.registry import Table
+
+# Idle threads of a parallel region sleep instead of spinning: beside another busy process on few cores, spinning
+# makes a training step several times slower. Read by OpenMP when torch is imported, here and in Ray workers.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 COMMANDS = Table(
     "command",

@@ -27,9 +27,7 @@ def report_data(folder: RunFolder, recipe: Recipe) -> ReportData:
     record = open_record(folder, recipe)
     attrs = record.attrs
     if "teacher" not in attrs:
-        raise ConfigError(
-            f"run folder {folder.path}: nothing to report yet; run: nas resume {folder.path}"
-        )
+        raise ConfigError(f"run folder {folder.path}: nothing to report yet; run: nas resume {folder.path}")
     teacher, rows = attrs["teacher"], attrs.get("students", [])
     best = rows[0] if rows else None
     tokens, threads = attrs["n_tokens"], recipe.device.threads

@@ -89,7 +89,14 @@ class Candidates:
     def variant(self, genes: Genes) -> str:
         """Return the name of the artefact's treatment; students of one shape and variant run equally fast."""
         bound = {name: self._bound(name, genes) for name in self._fixed if COMPRESSORS.load(name).stage == "artefact"}
-        return "+".join(name + _words(knobs) for name, knobs in bound.items() if knobs.get("enabled", True)) or "fp32"
+        names = [name + self._open_words(name, knobs) for name, knobs in bound.items() if knobs.get("enabled", True)]
+        return "+".join(names) or "fp32"
+
+    def _open_words(self, compressor: str, knobs: Mapping[str, Any]) -> str:
+        """Return the knobs that the search chooses as part of a variant's name, e.g. ``(per_channel=False)``."""
+        names = self._knobs[compressor].names if compressor in self._knobs else ()
+        words = [f"{name}={knobs[name]}" for name in names if name in knobs and name != "enabled"]
+        return f"({','.join(words)})" if words else ""
 
     def variants(self, genes: Genes) -> list[dict[str, Value]]:
         """Return the candidate once for every variant that exists for its shape (at most a few dozen)."""
@@ -136,9 +143,3 @@ def _choices(space: Space, name: str) -> tuple[Value, ...]:
     if math.isinf(dimension.size):
         return (dimension.default,)
     return tuple(dimension.values)
-
-
-def _words(knobs: Mapping[str, Any]) -> str:
-    """Return knobs as part of a variant's name, e.g. ``(per_channel=False)``; nothing when none is open."""
-    rest = [f"{name}={value}" for name, value in sorted(knobs.items()) if name != "enabled"]
-    return f"({','.join(rest)})" if rest else ""

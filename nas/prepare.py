@@ -68,6 +68,8 @@ def prepare(
         f"data: {len(data.train.labels):,} train, {len(data.validation.labels):,} validation, "
         f"{len(data.test.labels) if data.test else 0:,} test rows, {len(data.labels)} labels"
     )
+    for note in data.notes:
+        progress.say(f"data: {note}")
     loaded, is_ready = _load_teacher(recipe, data, folder)
     candidates = Candidates(recipe, loaded.model.config)
     progress.say(f"space: {candidates.space.size:,} students of a {loaded.model.config.depth}-layer teacher")

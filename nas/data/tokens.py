@@ -46,21 +46,26 @@ class Tokens:
 
     def subset(self, rows: np.ndarray) -> "Tokens":
         """Return a copy with these rows, in this order."""
-        lengths = self.lengths[rows]
+        lengths = self._lengths_of(rows)
         picks = self._places(rows)
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         return Tokens(self.ids[picks], self.types[picks], offsets, self.labels[rows])
 
+    def _lengths_of(self, rows: np.ndarray) -> np.ndarray:
+        """Return the tokens of these rows; `lengths` of all rows would cost more than the batch itself."""
+        lengths: np.ndarray = self.offsets[1:][rows] - self.offsets[:-1][rows]
+        return lengths
+
     def _places(self, rows: np.ndarray) -> np.ndarray:
         """Return where in ``ids`` the tokens of these rows lie, row after row."""
-        lengths = self.lengths[rows]
+        lengths = self._lengths_of(rows)
         shift = self.offsets[:-1][rows] - (np.cumsum(lengths) - lengths)
         places: np.ndarray = np.arange(lengths.sum()) + np.repeat(shift, lengths)
         return places
 
     def collate(self, rows: np.ndarray) -> Batch:
         """Return rows as padded tensors; padding has id 0 and mask 0, so any pad id of the model is right."""
-        lengths = self.lengths[rows]
+        lengths = self._lengths_of(rows)
         inside = np.arange(lengths.max())[None, :] < lengths[:, None]
         flat = self._places(rows)
         ids = np.zeros(inside.shape, np.int64)

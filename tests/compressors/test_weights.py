@@ -21,39 +21,37 @@ def train(student, compressors, n_steps):
         for compressor in compressors:
             compressor.after_step(step, optimizer)
         optimizer.zero_grad()
-        shares.append(zeros(student))
+        shares.append(zeros(student.layers[0]))
     return shares
 
 
-def matrices(student):
-    return [p for layer in student.layers for p in layer.parameters() if p.ndim > 1]
-
-
-def zeros(student):
-    weights = matrices(student)
+def zeros(layer):
+    weights = [p for p in layer.parameters() if p.ndim > 1]
     return sum(int((w == 0).sum()) for w in weights) / sum(w.numel() for w in weights)
 
 
 @pytest.mark.parametrize("schedule", ["cubic", "oneshot"])
 @pytest.mark.parametrize("n_steps", [1, 2, 17])
-def test_the_layers_end_with_the_sparsity_asked_for(schedule, n_steps):
+def test_every_layer_ends_with_the_sparsity_asked_for(schedule, n_steps):
     student = encoder()
     train(student, [WeightPruning(0.7, schedule)], n_steps)
-    assert zeros(student) == pytest.approx(0.7, abs=1e-3)
+    assert [zeros(layer) for layer in student.layers] == pytest.approx([0.7, 0.7], abs=1e-3)
 
 
 def test_sparsity_grows_fast_at_first_and_never_falls():
-    shares = train(encoder(), [WeightPruning(0.5)], 100)
+    shares = train(encoder(), [WeightPruning(0.5)], 20)
     assert shares == sorted(shares)
-    assert shares[39] > 0.3
-    assert shares[69] == shares[-1] == pytest.approx(0.5, abs=1e-3)
+    assert shares[0] > 0
+    assert shares[13] == pytest.approx(0.5, abs=1e-3)
+    assert shares[6] > 0.25
 
 
-def test_the_smallest_weights_go():
+def test_the_smallest_weights_of_the_layer_go():
     student = encoder()
-    before = torch.cat([p.detach().abs().flatten() for p in matrices(student)])
-    WeightPruning(0.3, "oneshot").begin(student, 4)
-    after = torch.cat([p.detach().abs().flatten() for p in matrices(student)])
+    before = torch.cat([p.detach().abs().flatten() for p in student.layers[1].parameters() if p.ndim > 1])
+    pruning = WeightPruning(0.3, "oneshot")
+    pruning.begin(student, 4)
+    after = torch.cat([p.detach().abs().flatten() for p in student.layers[1].parameters() if p.ndim > 1])
     assert before[after == 0].max() <= before[after != 0].min()
 
 
@@ -63,7 +61,7 @@ def test_matrices_cut_by_structured_pruning_stay_sparse():
     pruning.aim(type(student.config).from_json({**student.config.to_json(), "heads": [2, 2], "ffn": [32, 32]}))
     train(student, [pruning, WeightPruning(0.5)], 12)
     assert student.layers[0].up.weight.shape == (32, 32)
-    assert zeros(student) == pytest.approx(0.5, abs=0.02)
+    assert zeros(student.layers[0]) == pytest.approx(0.5, abs=1e-3)
 
 
 def test_the_report_counts_the_weights_that_are_left():
@@ -74,7 +72,7 @@ def test_the_report_counts_the_weights_that_are_left():
     left = {change.where: change.after for change in report.changed}
     assert left["layers.0.up.weight"] == int(student.layers[0].up.weight.count_nonzero())
     assert report.figures["sparsity"] == pytest.approx(0.5, abs=1e-3)
-    assert not any("embeddings" in where for where in left)
+    assert "embeddings.word.weight" in {skip.where for skip in report.skipped}
 
 
 def test_no_sparsity_changes_nothing_and_says_so():
@@ -84,7 +82,7 @@ def test_no_sparsity_changes_nothing_and_says_so():
     pruning.begin(student, 4)
     assert not pruning.after_step(3, torch.optim.SGD(student.parameters(), lr=0.1))
     assert torch.equal(student.layers[0].up.weight, before)
-    assert "sparsity is 0" in pruning.report().skipped[0].why
+    assert pruning.report().skipped[0].why == "sparsity is 0"
 
 
 @pytest.mark.parametrize("knobs", [{"sparsity": 1.0}, {"schedule": "linear"}])

@@ -38,9 +38,9 @@ def test_no_row_names_a_library_or_its_usual_short_name(data):
     assert any("library" in text for text in all_texts(data))
 
 
-def test_rows_are_whole_sentences_of_10_to_30_words_without_markup(data):
+def test_rows_are_whole_sentences_of_12_to_40_words_without_markup(data):
     for text in all_texts(data):
-        assert 8 <= len(text.split()) <= 32  # a mask may join or split words
+        assert 10 <= len(text.split()) <= 42  # a mask may join or split words
         assert text[0].isupper() or text.startswith(MASK)
         assert text.endswith(".")
         assert "`" not in text
@@ -81,9 +81,9 @@ def test_a_library_with_fewer_sentences_shortens_all_classes(monkeypatch):
 
 def test_neighbouring_sentences_share_a_row_while_they_fit():
     sentence = "This one has ten words and ends with a stop."
-    docstring = " ".join([sentence] * 4) + " " + "This one is longer than any row may be, " * 5 + "and is left out."
+    docstring = " ".join([sentence] * 6) + " " + "This one is longer than any row may be, " * 5 + "and is left out."
     rows = list(docstrings._passages(docstring))
-    assert [len(row.split()) for row in rows] == [30, 10, 0]
+    assert [len(row.split()) for row in rows] == [40, 20, 0]
 
 
 @pytest.mark.parametrize(
