@@ -162,6 +162,10 @@ def _run(name: str, *arguments: Any) -> None:
     except NasError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(error.exit_code) from None
+    except OSError as error:
+        what = f"{error.filename or name}: {error.strerror or error}"
+        typer.echo(f"error: {what}; check the path, its permissions and the free disk space.", err=True)
+        raise typer.Exit(2) from None
     raise typer.Exit(code or 0)
 
 

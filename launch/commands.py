@@ -18,7 +18,7 @@ from launch.recipes import EMBEDDED, embedded_names, load_recipe, save_recipe
 from launch.report import terminal_table, write_report
 from launch.report_data import report_data
 from launch.terminal import make_progress
-from nas.engine import Engine
+from nas.engine import Engine, check_names
 from nas.executor import Executor
 from nas.inprocess import InProcessExecutor
 from nas.recipe import Recipe
@@ -44,8 +44,10 @@ def search(
     if max_latency_ms is not None:
         limits = (*recipe.constraints, f"latency_ms <= {max_latency_ms:g}")
         recipe = recipe.model_copy(update={"constraints": limits})
+    check_names(recipe)
+    recipe = _with_absolute_paths(recipe)
     folder = RunFolder(output) if output else fresh_folder(Path("runs"), recipe.name)
-    if folder.recipe.exists():
+    if folder.study.exists() or (folder.teacher / "model").exists():
         raise ConfigError(
             f"run folder {folder.path}: holds a search already; continue it with: nas resume {_short(folder.path)}"
         )
@@ -58,6 +60,7 @@ def search(
 def resume(run: Path, trials: int | None, address: str | None) -> int:
     """Continue a search; return the exit code."""
     folder = _existing(run)
+    folder.create()
     folder.lock()
     recipe = load_recipe(str(folder.recipe), {"search.trials": trials, "cluster.address": address}, [])
     save_recipe(recipe, folder.recipe)
@@ -142,6 +145,20 @@ def _finish(recipe: Recipe, folder: RunFolder, progress: Any, tracker: Tracker) 
     progress.console.print(terminal_table(data))
     progress.say(f"report: {_short(path)}")
     progress.say(f"best student: {_short(target)}")
+
+
+def _with_absolute_paths(recipe: Recipe) -> Recipe:
+    """Return the recipe with local paths that hold from any working directory, so that it resumes from anywhere."""
+    data = {name: _absolute(getattr(recipe.data, name)) for name in ("source", "validation", "test")}
+    teacher = {"model": _absolute(recipe.teacher.model)}
+    parts = {"data": recipe.data.model_copy(update=data), "teacher": recipe.teacher.model_copy(update=teacher)}
+    return recipe.model_copy(update=parts)
+
+
+def _absolute(name: str | None) -> str | None:
+    """Return the absolute path of what exists here; anything else, a hub id say, as it is."""
+    path = Path(name or "").expanduser()
+    return str(path.resolve()) if name and path.exists() else name
 
 
 def _existing(run: Path) -> RunFolder:

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import psutil
 import ray
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 from rich.console import Console
 from rich.table import Table
 from transformers import BertConfig
 
-from launch.mlflow_tracker import MlflowTracker
+from launch.ray_cluster import device_resource
 from launch.ray_executor import RayExecutor
 from nas.devices import DEVICES
 from nas.devices.base import Workload
@@ -114,11 +116,11 @@ def _tracker() -> Iterator[Finding]:
 
 
 def _open_tracker(uri: str | None, folder: Path) -> str:
-    """Start and finish an empty run; return where it went."""
-    tracker = MlflowTracker(uri, "doctor", folder)
-    if tracker.start("doctor", {}, None) is None:
-        raise NasError(f"MLflow at {uri or 'the run folder'} does not answer; check MLFLOW_TRACKING_URI.")
-    tracker.finish("finished")
+    """Read the experiments of the user's server, or make a store as a search would; return where it is."""
+    try:
+        MlflowClient(uri or f"sqlite:///{folder / 'mlflow.db'}").search_experiments(max_results=1)
+    except MlflowException as error:
+        raise NasError(f"MLflow at {uri} does not answer ({error}); check MLFLOW_TRACKING_URI.") from None
     return uri or "MLflow in the run folder's mlflow.db"
 
 
@@ -128,6 +130,8 @@ def _cluster(address: str | None) -> Iterator[Finding]:
 
     def join() -> str:
         executor.connect()
+        if device_resource("cpu") not in ray.cluster_resources():
+            raise NasError(f"no node offers {device_resource('cpu')}; start one with: ray start --resources='...'")
         return ", ".join(f"{name} {n:g}" for name, n in sorted(ray.cluster_resources().items()) if "node:" not in name)
 
     try:
@@ -140,5 +144,5 @@ def _attempt(what: str, action: Callable[[], str]) -> Iterator[Finding]:
     """Run one check; an expected error becomes its finding."""
     try:
         yield what, True, action()
-    except (NasError, ConnectionError, OSError) as error:
+    except (NasError, OSError, RuntimeError) as error:
         yield what, False, str(error).splitlines()[0]

@@ -1,5 +1,6 @@
 """Export: a student's folder, checked, with a model card, ready to ship."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -36,18 +37,33 @@ def export_student(folder: RunFolder, recipe: Recipe, name: str, output: Path | 
     source = folder.students / chosen
     facts = manifest(source)
     target = output or Path(chosen)
+    if any(target.resolve().is_relative_to(own) for own in (folder.students, folder.teacher)):
+        raise ConfigError(f"export {target}: lies among the run's own files; choose another --output.")
     if target.exists() and not (target / MANIFEST).exists():
         raise ConfigError(f"export {target}: exists and is no exported student; choose another --output.")
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(source, target)
-    atomic_write(target / "README.md", model_card(facts, recipe).encode())
-    facts.pop("files")
-    write_manifest(target, facts)
+    _replace(target, source, facts, model_card(facts, recipe))
     return target
+
+
+def _replace(target: Path, source: Path, facts: dict[str, Any], card: str) -> None:
+    """Make the target anew from a draft beside it, so that an interrupted export leaves no half a student."""
+    draft = target.with_name(f"{target.name}.tmp.{os.getpid()}")
+    try:
+        shutil.copytree(source, draft)
+        atomic_write(draft / "README.md", card.encode())
+        write_manifest(draft, {name: fact for name, fact in facts.items() if name != "files"})
+        shutil.rmtree(target, ignore_errors=True)
+        draft.rename(target)
+    except OSError as error:
+        raise ConfigError(f"export {target}: cannot be written ({error.strerror}); choose another --output.") from None
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _students(folder: RunFolder, recipe: Recipe) -> list[str]:
     """Return the names of a run's students, best first."""
+    if not folder.study.exists():
+        raise ConfigError(f"run folder {folder.path}: has no students yet; finish it with: nas resume {folder.path}")
     rows = open_record(folder, recipe).attrs.get("students")
     if not rows:
         raise ConfigError(f"run folder {folder.path}: has no students yet; finish it with: nas resume {folder.path}")

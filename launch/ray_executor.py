@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -138,9 +139,17 @@ class RayExecutor:
         """Return the tasks that ended, at least one unless the time ran out; [] when none runs."""
         until = time.monotonic() + timeout_s
         while self._attempts:
-            outcomes = [*self._advance(until), *self._expire(), *self._stranded()]
-            for outcome in outcomes:
-                del self._attempts[outcome.uid]
+            outcomes: list[Outcome] = []
+            looks: tuple[Callable[[], list[Outcome]], ...] = (
+                partial(self._advance, until),
+                self._expire,
+                self._stranded,
+            )
+            for look in looks:
+                ended = look()
+                outcomes += ended
+                for outcome in ended:  # before the next look, so that no task ends twice
+                    del self._attempts[outcome.uid]
             if outcomes or time.monotonic() >= until:
                 return outcomes
         return []

@@ -80,12 +80,14 @@ def _parse(text: str, path: Path | None) -> dict[str, Any]:
     """Return the YAML mapping of a text."""
     try:
         aliases = sum(isinstance(token, yaml.AliasToken) for token in yaml.scan(text))
-        if aliases > MAX_ALIASES:
-            raise ConfigError(f"recipe {path}: {aliases} YAML aliases; at most {MAX_ALIASES} are allowed.")
-        raw = yaml.safe_load(text)
+        raw = yaml.safe_load(text) if aliases <= MAX_ALIASES else None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
         raise ConfigError(f"{path}:{line}: not valid YAML: {error.problem}; indent with spaces.") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"recipe {path}: not valid YAML: {' '.join(str(error).split())[:200]}.") from None
+    if aliases > MAX_ALIASES:
+        raise ConfigError(f"recipe {path}: {aliases} YAML aliases; at most {MAX_ALIASES} are allowed.")
     if raw is None:
         return {}
     if not isinstance(raw, dict):
@@ -102,7 +104,7 @@ def _assignments(sets: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f"--set {text!r}: not an assignment; write key=value, e.g. search.trials=40.")
         try:
             pairs[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):
             raise ConfigError(f"--set {text!r}: the value is not valid YAML.") from None
     return pairs
 

@@ -110,7 +110,7 @@ def _best(data: ReportData) -> dict[str, str]:
     student, teacher = data.students[0], data.teacher
     return {
         "faster": f"{student.speedup:.1f}x",
-        "kept": f"{student.accuracy / teacher.accuracy:.1%}" if teacher.accuracy else "-",
+        "kept": f"{student.accuracy_mean / teacher.accuracy:.1%}" if teacher.accuracy else "-",
         "smaller": f"{teacher.size_bytes / student.size_bytes:.1f}x",
         "latency": milliseconds(student.latency_ms),
     }

@@ -24,6 +24,8 @@ def report_data(folder: RunFolder, recipe: Recipe) -> ReportData:
     Raises:
         ConfigError: The run has no profile yet.
     """
+    if not folder.study.exists():
+        raise ConfigError(f"run folder {folder.path}: nothing to report yet; run: nas resume {folder.path}")
     record = open_record(folder, recipe)
     attrs = record.attrs
     if "teacher" not in attrs:

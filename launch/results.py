@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Baseline:
-    """The teacher's fp32 artefact, scored and measured as the students are."""
+    """The teacher: scored in float32, its fp32 artefact measured in turns with the students."""
 
     name: str
     accuracy: float

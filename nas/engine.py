@@ -14,6 +14,7 @@ import numpy as np
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
+from nas.candidates import Candidates
 from nas.devices import DEVICES
 from nas.executor import Executor
 from nas.finalize import Finalize
@@ -25,10 +26,12 @@ from nas.profile import Profile, check_feasible, profile
 from nas.progress import FrontRow, Progress, Snapshot
 from nas.recipe import Recipe
 from nas.record import Record
+from nas.retry import RetryingExecutor
 from nas.run_folder import RunFolder
 from nas.search import Search
 from nas.strategies import check_strategy, make_sampler
 from nas.tracker import State, Tracker, TrialRun
+from search_spaces.errors import ConfigError, StateError
 from search_spaces.families import FAMILIES
 from search_spaces.registry import unknown_name
 
@@ -54,11 +57,13 @@ class Engine:
             StateError: The search cannot go on; what was finished is kept.
         """
         check_names(self.recipe)
-        self.executor = meter = MeteredExecutor(self.executor)
+        self.executor = meter = MeteredExecutor(RetryingExecutor(self.executor))
         with self._timed("prepare"):
-            prepared = prepare(self.recipe, self.folder, self.progress, lambda: meter.connect(wait=False))
+            prepared = prepare(self.recipe, self.folder, self.progress, self._check_and_connect)
+            meter.add(prepared.seconds)
             scores = baseline(prepared, self.folder)
-        self.record = self._open_record(prepared)
+            self.record = self._open_record(prepared)
+            check_identity(self.record, prepared)
         with self._timed("start workers"):
             self.executor.start(prepared.bundle)
             run_id = self.tracker.start(self.recipe.name, _flat(prepared.bundle.recipe), self.record.attrs.get("run"))
@@ -78,8 +83,16 @@ class Engine:
             )
         for row in students:
             self.tracker.log_trial(_finalist_run(row, self.folder.students / row["name"]))
-        self._summarise(known, students, meter.overhead())
+        self._summarise(known, students, meter)
         return students
+
+    def _check_and_connect(self, candidates: Candidates) -> None:
+        """Check the last that can be checked before the slow part, and start the workers meanwhile."""
+        search, tokens, most = self.recipe.search, self.recipe.device.tokens or 0, candidates.teacher.n_positions
+        make_sampler(search.strategy, candidates.space, search.seed, search.options)
+        if tokens > most:
+            raise ConfigError(f"device.tokens: {tokens} is more than the teacher's {most} positions; choose less.")
+        self.executor.connect(wait=False)
 
     def _open_record(self, prepared: Prepared) -> Record:
         """Create or load the study, with the strategy and the first candidates."""
@@ -87,11 +100,11 @@ class Engine:
         record = open_record(
             self.folder, self.recipe, make_sampler(settings.strategy, space, settings.seed, settings.options)
         )
-        if not record.attrs.get("space"):
-            if self.recipe.search.warm_start:
-                for genes in prepared.candidates.warm_start():
-                    record.enqueue(prepared.candidates.space.complete(genes))
-            record.set_attr("space", prepared.candidates.space.fingerprint)
+        if "warm_start" not in record.attrs:
+            first = prepared.candidates.warm_start() if self.recipe.search.warm_start else []
+            for genes in first[len(record.trials()) :]:  # some may be there from an interrupted start
+                record.enqueue(prepared.candidates.space.complete(genes))
+            record.set_attr("warm_start", len(first))
         return record
 
     def _search(self, known: Profile, constraints: list[Constraint]) -> None:
@@ -158,9 +171,14 @@ class Engine:
         self.record.set_attr("n_tokens", known.n_tokens)
         self.record.set_attr("predictor", {"mape": report.mape, "spearman": report.spearman, "n": report.n})
 
-    def _summarise(self, known: Profile, students: list[dict[str, Any]], overhead: float) -> None:
+    def _summarise(self, known: Profile, students: list[dict[str, Any]], meter: MeteredExecutor) -> None:
         """Keep the share of overhead, and log the best student's figures."""
-        self.record.set_attr("overhead", overhead)
+        productive_s, elapsed_s = meter.totals()
+        productive_s += self.record.attrs.get("productive_s", 0.0)
+        elapsed_s += self.record.attrs.get("elapsed_s", 0.0)
+        self.record.set_attr("productive_s", productive_s)
+        self.record.set_attr("elapsed_s", elapsed_s)
+        self.record.set_attr("overhead", max(0.0, 1.0 - productive_s / elapsed_s))
         report = known.latency.report
         best = students[0]
         figures = {f"best_{name}": value for name, value in best["metrics"].items()}
@@ -196,6 +214,28 @@ def open_record(folder: RunFolder, recipe: Recipe, sampler: BaseSampler | None =
         sampler=sampler or RandomSampler(),
         metric_names=[objective.name for objective in objectives],
     )
+
+
+def check_identity(record: Record, prepared: Prepared) -> None:
+    """Refuse to continue a search whose space, data or teacher is another one now; a new search notes them.
+
+    Raises:
+        StateError: It names what changed.
+    """
+    now = {
+        "space": prepared.candidates.space.fingerprint,
+        "data": prepared.data.fingerprint,
+        "teacher_fingerprint": prepared.teacher.fingerprint,
+    }
+    changed = [name.split("_")[0] for name, value in now.items() if record.attrs.get(name, value) != value]
+    if changed:
+        raise StateError(
+            f"resume: {' and '.join(changed)} changed since this search began; "
+            "restore recipe.yaml and the data, or start a new search."
+        )
+    for name, value in now.items():
+        if name not in record.attrs:
+            record.set_attr(name, value)
 
 
 def check_names(recipe: Recipe) -> None:

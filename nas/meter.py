@@ -1,12 +1,27 @@
 """How much of a search's time went into training and measuring, the only two things it is for."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from nas.bundle import Bundle
 from nas.executor import Executor, Kind, Outcome, Task
 
-PRODUCTIVE = ("train", "score", "measure")  # laps of `nas.trial` that are the search's purpose
+PRODUCTIVE = ("train", "score", "measure", "teacher")  # laps that are the search's purpose
+
+
+class Stopwatch:
+    """Seconds between laps, by name."""
+
+    def __init__(self) -> None:
+        """Start the clock."""
+        self.laps: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        """Book the time since the last lap under a name."""
+        now = time.monotonic()
+        self.laps[name] = self.laps.get(name, 0.0) + now - self._last
+        self._last = now
 
 
 class MeteredExecutor:
@@ -17,7 +32,7 @@ class MeteredExecutor:
     """
 
     def __init__(self, inner: Executor) -> None:
-        """Wrap an executor; the clock starts with `start`."""
+        """Wrap an executor; the clock starts now."""
         self._inner = inner
         self._productive_s = 0.0
         self._started = time.monotonic()
@@ -28,8 +43,7 @@ class MeteredExecutor:
         self._inner.connect(wait)
 
     def start(self, bundle: Bundle) -> None:
-        """Start the executor and the clock."""
-        self._started = time.monotonic()
+        """Start the executor."""
         self._inner.start(bundle)
 
     def slots(self, kind: Kind) -> int:
@@ -51,9 +65,13 @@ class MeteredExecutor:
         """Close the executor."""
         self._inner.close()
 
-    def overhead(self) -> float:
-        """Return the share, 0..1, of the time since `start` that was neither training nor measuring."""
-        return max(0.0, 1.0 - self._productive_s / max(time.monotonic() - self._started, 1e-9))
+    def add(self, laps: Mapping[str, float]) -> None:
+        """Book the productive laps of work that was done on the driver."""
+        self._productive_s += sum(laps.get(name, 0.0) for name in PRODUCTIVE)
+
+    def totals(self) -> tuple[float, float]:
+        """Return the productive seconds and all seconds since the beginning."""
+        return self._productive_s, time.monotonic() - self._started
 
     def _book(self, outcomes: Sequence[Outcome]) -> None:
         """Add the productive seconds of ended tasks."""

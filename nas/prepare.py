@@ -6,7 +6,7 @@ teachers are found here, before any worker is started.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +20,11 @@ from nas.data.sources import TextData, load_data
 from nas.data.tokenize import tokenize
 from nas.data.tokens import Tokens, bucketed_batches
 from nas.files import MANIFEST, read_json, write_json
+from nas.meter import Stopwatch
 from nas.progress import Progress, Snapshot
 from nas.recipe import Recipe, TeacherSettings
 from nas.run_folder import RunFolder
-from nas.teacher import Teacher, cached_logits, fine_tune, load_teacher, predict_logits, save_teacher
+from nas.teacher import Teacher, accuracy, cached_logits, fine_tune, load_teacher, predict_logits, save_teacher
 from search_spaces.errors import ConfigError
 from search_spaces.seeding import rng_for
 
@@ -40,6 +41,7 @@ class Prepared:
         bundle: What all tasks share.
         candidates: The space of students.
         n_tokens: Sequence length that latency is measured at.
+        seconds: What took how long; ``teacher`` is its fine-tuning, its outputs and its importance scores.
     """
 
     teacher: Teacher
@@ -47,10 +49,14 @@ class Prepared:
     bundle: Bundle
     candidates: Candidates
     n_tokens: int
+    seconds: Mapping[str, float]
 
 
 def prepare(
-    recipe: Recipe, folder: RunFolder, progress: Progress, on_checked: Callable[[], None] = lambda: None
+    recipe: Recipe,
+    folder: RunFolder,
+    progress: Progress,
+    on_checked: Callable[[Candidates], None] = lambda candidates: None,
 ) -> Prepared:
     """Load data and teacher, fine-tune it if asked, cache its outputs, score its units.
 
@@ -58,11 +64,12 @@ def prepare(
         recipe: The resolved recipe.
         folder: Keeps the fine-tuned teacher and its outputs.
         progress: Hears what is found.
-        on_checked: Called once data, teacher and space are known to be good, before the slow part.
+        on_checked: Gets the candidates once data, teacher and space are known to be good, before the slow part.
 
     Raises:
         ConfigError: Bad recipe, data or teacher, in one line.
     """
+    clock = Stopwatch()
     data = load_data(recipe.data, recipe.search.seed)
     progress.say(
         f"data: {len(data.train.labels):,} train, {len(data.validation.labels):,} validation, "
@@ -73,8 +80,9 @@ def prepare(
     loaded, is_ready = _load_teacher(recipe, data, folder)
     candidates = Candidates(recipe, loaded.model.config)
     progress.say(f"space: {candidates.space.size:,} students of a {loaded.model.config.depth}-layer teacher")
-    on_checked()
+    on_checked(candidates)
     train = tokenize(loaded.tokenizer, data.train, recipe.data.max_length)
+    clock.lap("data")
     teacher = loaded if is_ready else _fine_tuned(recipe, loaded, train, folder, progress)
     validation, test = (
         tokenize(teacher.tokenizer, split, recipe.data.max_length) if split else None
@@ -85,7 +93,8 @@ def prepare(
     logits = cached_logits(teacher, train, folder.teacher)
     bundle = _bundle(recipe, teacher, (train, validation, test), logits)
     n_tokens = recipe.device.tokens or max(2, int(np.median(validation.lengths)))
-    return Prepared(teacher, data, bundle, candidates, n_tokens)
+    clock.lap("teacher")
+    return Prepared(teacher, data, bundle, candidates, n_tokens, clock.laps)
 
 
 def _load_teacher(recipe: Recipe, data: TextData, folder: RunFolder) -> tuple[Teacher, bool]:
@@ -156,7 +165,6 @@ def baseline(prepared: Prepared, folder: RunFolder) -> dict[str, float]:
     bundle, scores = prepared.bundle, {}
     for name, tokens in (("accuracy", bundle.validation), ("test_accuracy", bundle.test)):
         if tokens is not None:
-            logits = predict_logits(prepared.teacher.model, tokens)
-            scores[name] = float((logits.argmax(axis=1) == tokens.labels).mean())
+            scores[name] = accuracy(predict_logits(prepared.teacher.model, tokens), tokens)
     write_json(path, scores)
     return scores

@@ -59,10 +59,20 @@ class Profile:
         }
 
     def shortfall(self, genes: Genes, constraints: Sequence[Constraint]) -> float:
-        """Return by how much a candidate is predicted to miss the constraints that are known; <= 0 is good."""
+        """Return by how much a candidate misses the constraints that are known, beyond what predictions may err.
+
+        Only metrics that need no training count; at most 0 means that the candidate is worth training.
+        """
         metrics = self.metrics(genes)
         known = [c for c in constraints if c.metric in metrics]
-        return max((c.violation(metrics, self.teacher) for c in known), default=0.0)
+        return max((c.violation(metrics, self.teacher) - self._slack(genes, c.metric) for c in known), default=0.0)
+
+    def _slack(self, genes: Genes, metric: str) -> float:
+        """Return how far a prediction may miss before a candidate is given up: twice the held-out error."""
+        predictor = {"latency_ms": self.latency, "size_bytes": self.size}.get(metric)
+        if predictor is None:
+            return 0.0
+        return 2 * float(predictor.report.variants[self.candidates.variant(genes)]["mape"])
 
 
 def profile(prepared: Prepared, folder: RunFolder, executor: Executor, progress: Progress) -> Profile:
@@ -107,7 +117,7 @@ def check_feasible(known: Profile, constraints: Sequence[Constraint], seed: int)
         other = space.mutate(best, rng)
         if known.shortfall(other, constraints) < known.shortfall(best, constraints):
             best = other
-    if known.shortfall(best, constraints) > slack(known, best):
+    if known.shortfall(best, constraints) > 0:
         wanted = ", ".join(str(constraint) for constraint in constraints)
         raise InfeasibleError(
             f"constraints: no student of this space meets {wanted}; the fastest student is {known.fastest_ms:.3f} ms "
@@ -115,17 +125,12 @@ def check_feasible(known: Profile, constraints: Sequence[Constraint], seed: int)
         )
 
 
-def slack(known: Profile, genes: Genes) -> float:
-    """Return how far a prediction may miss a constraint before the candidate is given up: twice the held-out error."""
-    return 2 * float(known.latency.report.variants[known.candidates.variant(genes)]["mape"])
-
-
 def _measure(prepared: Prepared, executor: Executor, progress: Progress) -> dict[str, Any]:
     """Measure every chosen shape in every variant, one task a shape."""
     shapes = design(prepared.candidates, prepared.bundle.recipe["search"]["profile_shapes"], _seed(prepared))
     items = {f"profile-{i}": prepared.candidates.variants(genes) for i, genes in enumerate(shapes)}
     for uid, candidates in items.items():
-        executor.submit(Task(uid, "measure", {"candidates": candidates, "tokens": prepared.n_tokens, "quick": True}))
+        executor.submit(_task(prepared, uid, candidates))
     rows: list[dict[str, Any]] = []
     facts: dict[str, Any] = {}
     progress.show(Snapshot("profile", 0, len(items)))
@@ -141,6 +146,13 @@ def _measure(prepared: Prepared, executor: Executor, progress: Progress) -> dict
             done += 1
         progress.show(Snapshot("profile", done, len(items)))
     return {"rows": rows, **facts}
+
+
+def _task(prepared: Prepared, uid: str, candidates: list[dict[str, Value]]) -> Task:
+    """Return the task that measures one shape in its variants."""
+    timeout_s = prepared.bundle.recipe["search"]["trial_timeout_s"]
+    spec = {"candidates": candidates, "tokens": prepared.n_tokens, "quick": True, "timeout_s": timeout_s}
+    return Task(uid, "measure", spec)
 
 
 def _seed(prepared: Prepared) -> int:

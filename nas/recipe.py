@@ -13,7 +13,7 @@ Gene = bool | int | float | str
 class Section(BaseModel):
     """A part of the recipe; immutable, and strict about its keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class FineTuneSettings(Section):
@@ -125,7 +125,7 @@ class Recipe(Section):
         {"distillation": {"alpha": 0.1, "temperature": 2.0, "hidden": 0.0}, "structured_pruning": {}, "int8": {}},
         description="compressors in order; a knob given here is fixed, every other knob is searched",
     )
-    objectives: tuple[str, ...] = ("accuracy", "latency_ms")
+    objectives: tuple[str, ...] = Field(("accuracy", "latency_ms"), min_length=1)
     constraints: tuple[str, ...] = ()
     search: SearchSettings = SearchSettings()
     finalize: FinalizeSettings = FinalizeSettings()

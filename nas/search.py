@@ -4,8 +4,8 @@ The study is the only state: whatever ended is told before anything else happens
 that was finished, and a resumed one trains again exactly what was running.
 """
 
-import time
-from collections import Counter
+import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,15 +14,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas.executor import Executor, Failure, Outcome, Task
 from nas.objectives import Constraint, Objective
-from nas.profile import Profile, slack
+from nas.profile import Profile
 from nas.recipe import SearchSettings
 from nas.record import Record
 from search_spaces.errors import InfeasibleError, StateError
 from search_spaces.space import Value
 
-REJECTIONS = 2000  # proposals in a row that may be refused before the space counts as exhausted
+REJECTIONS = 200  # proposals in a row that may be refused before the space counts as exhausted
 ALIKE = 5  # first trials failing with one message: the cause is systematic, more trials would fail too
-RETRIES = {"worker_died": 2, "out_of_memory": 2, "node_lost": 10}  # causes that are worth another try
 
 Notify = Callable[[FrozenTrial], None]
 
@@ -40,8 +39,6 @@ class Search:
     on_tell: Notify
     on_tick: Callable[[int], None]
     running: dict[str, tuple[int, dict[str, Value]]] = field(default_factory=dict)
-    attempts: Counter[int] = field(default_factory=Counter)
-    busy_s: float = 0.0
 
     def run(self) -> None:
         """Spend what is left of the budget.
@@ -53,17 +50,14 @@ class Search:
         space = self.known.candidates.space
         keys = {space.key(trial.user_attrs["genes"]) for trial in self._spent()}
         for trial in self.record.running():  # left over from an interrupted search
-            keys.add(space.key(trial.params))
-            self._submit(trial.number, space.canonical(trial.params))
+            self._consider(trial, keys)
+        is_exhausted = False
         while (left := self.settings.trials - len(self._spent())) > 0:
-            while len(self.running) < min(left, self.executor.slots("train")) and self._propose(keys):
-                pass
+            while not is_exhausted and len(self.running) < min(left, self.executor.slots("train")):
+                is_exhausted = not self._propose(keys)
             if not self.running:
-                return  # the space is exhausted
-            started = time.monotonic()
-            outcomes = self.executor.wait(1.0)
-            self.busy_s += time.monotonic() - started
-            for outcome in outcomes:
+                return
+            for outcome in self.executor.wait(1.0):
                 self._settle(outcome)
             self.on_tick(len(self.running))
 
@@ -77,14 +71,8 @@ class Search:
         for _ in range(REJECTIONS):
             if len(keys) >= space.size:
                 return False
-            trial = self.record.ask(space.distributions())
-            genes = space.canonical(trial.params)
-            reason = self._refusal(genes, keys)
-            if reason is None:
-                keys.add(space.key(genes))
-                self._submit(trial.number, genes)
+            if self._consider(self.record.ask(space.distributions()), keys):
                 return True
-            self.record.tell(trial.number, None, TrialState.PRUNED, {"genes": genes, "reason": reason}, {})
         if self._spent() or self.running:
             return False
         raise InfeasibleError(
@@ -92,17 +80,29 @@ class Search:
             f"{self.known.fastest_ms:.3f} ms. Relax a constraint or widen the space."
         )
 
+    def _consider(self, trial: FrozenTrial, keys: set[str]) -> bool:
+        """Submit an asked trial, or tell that it is not worth training; return which."""
+        space = self.known.candidates.space
+        genes = space.canonical(trial.params)
+        reason = self._refusal(genes, keys)
+        if reason is not None:
+            self.record.tell(trial.number, None, TrialState.PRUNED, {"genes": genes, "reason": reason}, {})
+            return False
+        keys.add(space.key(genes))
+        self._submit(trial.number, genes)
+        return True
+
     def _refusal(self, genes: dict[str, Value], keys: set[str]) -> str | None:
         """Return why a candidate is not worth training, or None."""
         if self.known.candidates.space.key(genes) in keys:
             return "an equal student was trained before"
-        if (miss := self.known.shortfall(genes, self.constraints)) > slack(self.known, genes):
-            return f"predicted to miss a constraint by {miss:.0%}"
+        if (miss := self.known.shortfall(genes, self.constraints)) > 0:
+            return f"predicted to miss a constraint by {miss:.0%} more than the predictor may err"
         return None
 
     def _submit(self, number: int, genes: dict[str, Value]) -> None:
         """Send a trial to a worker."""
-        uid = f"trial-{number}.{self.attempts[number]}"
+        uid = f"trial-{number}"
         self.running[uid] = (number, genes)
         spec = {
             "genes": genes,
@@ -114,16 +114,15 @@ class Search:
         self.executor.submit(Task(uid, "train", spec))
 
     def _settle(self, outcome: Outcome) -> None:
-        """Tell what became of a trial, or try it again when its worker was lost."""
+        """Tell what became of a trial."""
         number, genes = self.running.pop(outcome.uid)
         if outcome.failure is not None:
-            if self.attempts[number] < RETRIES.get(outcome.failure.cause, 0):
-                self.attempts[number] += 1
-                self._submit(number, genes)
-                return
             self._tell_failure(number, genes, outcome.failure)
+            return
+        assert outcome.value is not None
+        if odd := _not_finite(outcome.value):
+            self._tell_failure(number, genes, Failure("diverged", f"{odd}; it must be finite"))
         else:
-            assert outcome.value is not None
             self._tell(number, genes, outcome.value)
 
     def _tell(self, number: int, genes: dict[str, Value], value: Any) -> None:
@@ -137,7 +136,6 @@ class Search:
             "curves": value["curves"],
             "reports": value["reports"],
             "seconds": value["seconds"],
-            "attempts": self.attempts[number] + 1,
         }
         violations = {str(c): c.violation(metrics, self.known.teacher) for c in self.constraints}
         values = [metrics[objective.name] for objective in self.objectives]
@@ -150,9 +148,20 @@ class Search:
         if self.record.tell(number, None, TrialState.FAIL, attrs, {}):
             self.on_tell(self.record.trial(number))
         spent = self._spent()
-        messages = {(t.user_attrs.get("cause"), t.user_attrs.get("message")) for t in spent}
+        messages = {(t.user_attrs.get("cause"), _without_numbers(t.user_attrs.get("message", ""))) for t in spent}
         if len(spent) >= ALIKE and len(messages) == 1:
             raise StateError(
                 f"search: the first {len(spent)} trials all failed alike ({failure.cause}): {failure.message}. "
                 "Mend the cause, then continue with nas resume."
             )
+
+
+def _not_finite(value: Any) -> str | None:
+    """Return the first number of a result that is NaN or infinite, in words, or None."""
+    numbers = [*value["metrics"].items(), *((name, n) for name, curve in value["curves"].items() for n in curve)]
+    return next((f"{name} is {number}" for name, number in numbers if not math.isfinite(number)), None)
+
+
+def _without_numbers(message: str) -> str:
+    """Return a message with its numbers blanked: one cause may fail at another step or with another value."""
+    return re.sub(r"\d[\d.e+-]*|\bnan\b|\binf\b", "#", message)

@@ -6,7 +6,7 @@ Only public calls of Optuna and SQLAlchemy touch the tables, so `optuna-dashboar
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,8 @@ def _create_file(path: Path) -> None:
         with storage_errors(str(path), ConfigError):
             _sqlite_storage(draft).engine.dispose()
         draft.chmod(0o600)
-        os.replace(draft, path)
+        with suppress(FileExistsError):  # another process was first: its file stays
+            os.link(draft, path)
     finally:
         for suffix in ("", "-wal", "-shm"):
             draft.with_name(draft.name + suffix).unlink(missing_ok=True)

@@ -31,6 +31,7 @@ def save(
         facts: What the manifest says besides: genes, metrics, versions; JSON values.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / MANIFEST).unlink(missing_ok=True)
     model = TextEncoder(config)
     model.load_state_dict(load_tensors(weights))
     if config.is_uniform:

@@ -171,6 +171,11 @@ def predict_logits(model: TextEncoder, tokens: Tokens, batch_size: int = 64) -> 
     return logits
 
 
+def accuracy(logits: np.ndarray, tokens: Tokens) -> float:
+    """Return the share of rows, 0..1, whose largest of ``(n, n_labels)`` logits is at the label."""
+    return float((logits.argmax(axis=1) == tokens.labels).mean())
+
+
 def cached_logits(teacher: Teacher, tokens: Tokens, folder: Path, verify_share: float = 0.01) -> np.ndarray:
     """Return the teacher's logits, from a file where they were computed before.
 

@@ -3,7 +3,6 @@
 Runs on a worker. Pure: a task and the bundle in, JSON and bytes out; the same task gives the same student.
 """
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -21,7 +20,10 @@ from nas.devices import DEVICES
 from nas.devices.base import Device, Workload
 from nas.distill import distill
 from nas.executor import Task
+from nas.meter import Stopwatch
 from nas.recipe import Recipe, TrainSettings
+from nas.teacher import accuracy, predict_logits
+from search_spaces.errors import DivergedError
 from search_spaces.families.encoder_model import EncoderConfig, TextEncoder
 from search_spaces.families.importance import Importance
 from search_spaces.families.text_encoder import Architecture
@@ -99,8 +101,10 @@ def train_student(task: Task, bundle: Bundle) -> dict[str, Any]:
         "size_bytes": float(len(artefact)),
         "parameters": float(sum(p.numel() for p in student.parameters())),
     }
-    if spec["deliver"] and bundle.test is not None:
-        metrics["test_accuracy"] = _accuracy(bench, artefact, bundle.test)
+    if spec["deliver"]:
+        metrics["accuracy_fp32"] = accuracy(predict_logits(student, bundle.validation), bundle.validation)
+        if bundle.test is not None:
+            metrics["test_accuracy"] = _accuracy(bench, artefact, bundle.test)
     clock.lap("score")
     result: dict[str, Any] = {
         "metrics": metrics,
@@ -180,19 +184,6 @@ def _loss(bench: Workbench, compressors: Sequence[Compressor]) -> Distillation:
 def _accuracy(bench: Workbench, artefact: bytes, tokens: Tokens) -> float:
     """Return the share of rows the artefact labels right, run at the batch size of production."""
     logits = bench.device.predict(artefact, tokens, bench.recipe.device.batch)
-    return float((logits.argmax(axis=1) == tokens.labels).mean())
-
-
-class Stopwatch:
-    """Seconds between laps, by name."""
-
-    def __init__(self) -> None:
-        """Start the clock."""
-        self.laps: dict[str, float] = {}
-        self._last = time.monotonic()
-
-    def lap(self, name: str) -> None:
-        """Book the time since the last lap under a name."""
-        now = time.monotonic()
-        self.laps[name] = self.laps.get(name, 0.0) + now - self._last
-        self._last = now
+    if not np.isfinite(logits).all():
+        raise DivergedError("score: the artefact's outputs are not finite; lower lr.")
+    return accuracy(logits, tokens)

@@ -7,6 +7,7 @@ from nas.executor import Failure, Outcome, Task
 from search_spaces.errors import DivergedError
 from search_spaces.registry import Table
 
+MAX_MESSAGE = 300
 WORK = Table("kind of task", {"train": "nas.trial:train_student", "measure": "nas.trial:measure_shapes"})
 
 
@@ -15,10 +16,15 @@ def run_task(task: Task, bundle: Bundle) -> Outcome:
     try:
         return Outcome(task.uid, value=WORK.load(task.kind)(task, bundle))
     except DivergedError as error:
-        return Outcome(task.uid, failure=Failure("diverged", str(error)))
+        return Outcome(task.uid, failure=Failure("diverged", _line(error)))
     except MemoryError as error:
-        return Outcome(task.uid, failure=Failure("out_of_memory", str(error) or "the worker ran out of memory"))
+        return Outcome(task.uid, failure=Failure("out_of_memory", _line(error) or "the worker ran out of memory"))
     except Exception as error:  # the one broad except: user code and libraries may raise anything
         where = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{where.filename.rsplit('/', 1)[-1]}:{where.lineno}"
-        return Outcome(task.uid, failure=Failure("error", f"{type(error).__name__} at {place}: {error}"))
+        return Outcome(task.uid, failure=Failure("error", f"{type(error).__name__} at {place}: {_line(error)}"))
+
+
+def _line(error: BaseException) -> str:
+    """Return an error's message as one line of bounded length."""
+    return " ".join(str(error).split())[:MAX_MESSAGE]

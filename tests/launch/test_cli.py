@@ -62,7 +62,7 @@ def test_search_report_export_and_resume_work_from_the_command_line(recipe_file:
 def test_a_run_folder_with_a_search_is_not_overwritten(recipe_file: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
-    (run / "recipe.yaml").write_text("name: old\n")
+    (run / "study.db").touch()
     code, output = invoke("search", str(recipe_file), "--output", str(run))
     assert code == 2
     assert "nas resume" in output

@@ -1,0 +1,54 @@
+"""Trying a task again when its worker was lost, by cause; what the task itself did wrong is never repeated."""
+
+from collections import Counter
+
+from nas.bundle import Bundle
+from nas.executor import Cause, Executor, Kind, Outcome, Task
+
+RETRIES: dict[Cause, int] = {"worker_died": 2, "out_of_memory": 2, "node_lost": 10}
+
+
+class RetryingExecutor:
+    """An executor whose outcomes are final: tasks are stateless, so a lost one is simply run again."""
+
+    def __init__(self, inner: Executor) -> None:
+        """Wrap an executor."""
+        self._inner = inner
+        self._tasks: dict[str, Task] = {}
+        self._tries: Counter[tuple[str, Cause]] = Counter()
+
+    def connect(self, wait: bool = True) -> None:
+        """Start the workers."""
+        self._inner.connect(wait)
+
+    def start(self, bundle: Bundle) -> None:
+        """Start the executor."""
+        self._inner.start(bundle)
+
+    def slots(self, kind: Kind) -> int:
+        """Return the executor's slots."""
+        return self._inner.slots(kind)
+
+    def submit(self, task: Task) -> None:
+        """Pass a task on and remember it."""
+        self._tasks[task.uid] = task
+        self._inner.submit(task)
+
+    def wait(self, timeout_s: float) -> list[Outcome]:
+        """Return what ended for good; what is worth another try is submitted again."""
+        return [outcome for outcome in self._inner.wait(timeout_s) if not self._is_tried_again(outcome)]
+
+    def close(self) -> None:
+        """Close the executor."""
+        self._inner.close()
+
+    def _is_tried_again(self, outcome: Outcome) -> bool:
+        """Submit a lost task again if its cause allows one more try; return whether it did."""
+        if outcome.failure is not None:
+            key = (outcome.uid, outcome.failure.cause)
+            if self._tries[key] < RETRIES.get(outcome.failure.cause, 0):
+                self._tries[key] += 1
+                self._inner.submit(self._tasks[outcome.uid])
+                return True
+        del self._tasks[outcome.uid]
+        return False
