@@ -103,7 +103,8 @@ from transformers import AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("this-folder")
 session = onnxruntime.InferenceSession("this-folder/model.onnx", providers=["CPUExecutionProvider"])
-row = tokenizer("a text", truncation=True, max_length={recipe.data.max_length}, return_tensors="np")
+options = dict(truncation=True, max_length={recipe.data.max_length}, return_token_type_ids=True)
+row = tokenizer("a text", **options, return_tensors="np")
 names = [node.name for node in session.get_inputs()]
 logits = session.run(None, {{name: row[name].astype(np.int64) for name in names}})[0]
 ```

@@ -8,6 +8,8 @@ import numpy as np
 from nas.data.splits import Split
 from nas.data.tokens import Tokens
 
+CHUNK = 4096  # rows at once: the lists in between take fifty times the memory of the arrays
+
 
 def tokenize(tokenizer: Any, split: Split, max_length: int) -> Tokens:
     """Return the rows of a split as token ids with special tokens, cut but never padded.
@@ -17,16 +19,17 @@ def tokenize(tokenizer: Any, split: Split, max_length: int) -> Tokens:
         split: Rows of one or two texts.
         max_length: Tokens kept of a row, special ones included; of two texts the longer is cut first.
     """
-    columns = [list(column) for column in zip(*split.texts, strict=True)]
-    rows = tokenizer(
-        *columns,
-        truncation=True,
-        max_length=min(max_length, tokenizer.model_max_length),
-        padding=False,
-        return_attention_mask=False,
-        return_token_type_ids=True,
-    )
-    offsets = np.cumsum([0, *map(len, rows["input_ids"])], dtype=np.int64)
-    ids = np.fromiter(chain.from_iterable(rows["input_ids"]), np.int32, offsets[-1])
-    types = np.fromiter(chain.from_iterable(rows["token_type_ids"]), np.uint8, offsets[-1])
-    return Tokens(ids, types, offsets, split.labels)
+    options = {
+        "truncation": True,
+        "max_length": min(max_length, tokenizer.model_max_length),
+        "padding": False,
+        "return_attention_mask": False,
+        "return_token_type_ids": True,
+    }
+    ids, types, lengths = [], [], [0]
+    for start in range(0, len(split), CHUNK):
+        rows = tokenizer(*map(list, zip(*split.texts[start : start + CHUNK], strict=True)), **options)
+        lengths += map(len, rows["input_ids"])
+        ids.append(np.fromiter(chain.from_iterable(rows["input_ids"]), np.int32))
+        types.append(np.fromiter(chain.from_iterable(rows["token_type_ids"]), np.uint8))
+    return Tokens(np.concatenate(ids), np.concatenate(types), np.cumsum(lengths, dtype=np.int64), split.labels)

@@ -64,7 +64,7 @@ def test_a_crash_while_a_file_is_created_leaves_none_behind(tmp_path, monkeypatc
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("nas.storage.os.replace", crash)
+        patch.setattr("nas.storage.os.link", crash)
         with pytest.raises(KeyboardInterrupt):
             open_storage(f"sqlite:///{tmp_path / 'study.db'}")
     assert list(tmp_path.iterdir()) == []
