@@ -3,6 +3,8 @@
 Knows how tasks end; not what they compute.
 """
 
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -86,6 +88,7 @@ class RayExecutor:
             self._connected = self._thread.submit(self._connect)
         if wait:
             self._connected.result()
+            _take_signals_back()
 
     def _connect(self) -> None:
         """Join Ray and let every worker of a local one import what tasks need."""
@@ -208,6 +211,13 @@ def attempt(work: Work, n_threads: int, task: Task, bundle: Bundle) -> Iterator[
     yield None
     torch.set_num_threads(n_threads)  # the process may have served a task of another size
     yield work(task, bundle)
+
+
+def _take_signals_back() -> None:
+    """Install the driver's SIGTERM handler again: Ray's own prints a stack trace before the driver can end tidily."""
+    handler = signal.getsignal(signal.SIGTERM)
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def import_work() -> None:

@@ -6,6 +6,7 @@ Knows the figures that `ReportData` holds, and nothing of where they come from.
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
@@ -68,7 +69,8 @@ def plot(data: ReportData) -> Scatter:
 
 def terminal_table(data: ReportData) -> Table:
     """Return the finalists beside the teacher as a table of rich."""
-    table = Table(title=f"{data.name}: students of {escape(data.teacher.name)}", title_justify="left")
+    title = f"{data.name}: students of {escape(data.teacher.name)}"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("student", no_wrap=True)
     for title in ("accuracy", "mean ± sd", "test", "latency", "speed-up", "size"):
         table.add_column(title, justify="right", no_wrap=True)

@@ -182,6 +182,7 @@ def test_a_space_smaller_than_the_budget_is_exhausted(tiny_recipe: dict[str, Any
         ("device", {"name": "cpuu"}, "Did you mean 'cpu'"),
         ("space", {"family": "text_encodr"}, "Did you mean 'text_encoder'"),
         ("space", {"genes": {"ffn": [4000]}}, "4000"),
+        ("space", {"genes": {"ffn": []}}, "ffn"),
         ("space", {"genes": {"fnn": [64]}}, "Did you mean 'ffn'"),
         ("compress", {"int9": {}}, "Did you mean 'int8'"),
         ("compress", {"int8": {"enabeld": True}}, "Did you mean 'enabled'"),
