@@ -14,6 +14,7 @@ import statistics
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,12 +31,14 @@ from launch.commands import make_executor, make_tracker
 from launch.recipes import load_recipe, save_recipe
 from launch.report import terminal_table, write_report
 from launch.report_data import report_data
+from launch.results import Candidate
 from launch.terminal import make_progress
 from nas.data.sources import load_data
 from nas.data.tokenize import tokenize
 from nas.data.tokens import Tokens
 from nas.distill import distill
 from nas.engine import Engine, open_record
+from nas.pareto import pareto_front
 from nas.recipe import Recipe, TrainSettings
 from nas.run_folder import RunFolder, fresh_folder
 from nas.teacher import load_teacher, predict_logits
@@ -92,7 +95,17 @@ def run_search(recipe: Recipe, output: Path | None) -> None:
     data = report_data(folder, recipe)
     write_report(folder.path, data)
     progress.console.print(terminal_table(data))
+    print("front of the search phase (accuracy after short training, latency predicted; constraints left aside):")
+    for row in whole_front(data.candidates):
+        print(f"  {row.accuracy:.3f}  {row.latency_ms:6.3f} ms  {row.shape}")
     print(json.dumps(figures(folder, recipe, wall, memory.stop()), indent=2))
+
+
+def whole_front(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Return the candidates that no other beats in accuracy and latency, fastest first."""
+    costs = np.array([[-row.accuracy, row.latency_ms] for row in candidates])
+    kept = [row for row, keep in zip(candidates, pareto_front(costs), strict=True) if keep]
+    return sorted(kept, key=lambda row: row.latency_ms)
 
 
 def figures(folder: RunFolder, recipe: Recipe, wall_s: float, worker_mb: float) -> dict[str, object]:

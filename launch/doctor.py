@@ -1,6 +1,7 @@
 """`nas doctor`: what works here, what does not, and what to do about it."""
 
 import importlib.metadata
+import logging
 import os
 import platform
 import tempfile
@@ -38,6 +39,8 @@ def doctor(address: str | None) -> int:
     table = Table(title="nas doctor", show_lines=False, title_justify="left")
     for column in ("what", "", "found"):
         table.add_column(column, overflow="fold")
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    logging.getLogger("alembic").setLevel(logging.ERROR)
     healthy = True
     checks = (_versions, _extras, _machine, _hub, _device, _tracker, lambda: _cluster(address))
     console = Console()
@@ -132,7 +135,8 @@ def _cluster(address: str | None) -> Iterator[Finding]:
         executor.connect()
         if device_resource("cpu") not in ray.cluster_resources():
             raise NasError(f"no node offers {device_resource('cpu')}; start one with: ray start --resources='...'")
-        return ", ".join(f"{name} {n:g}" for name, n in sorted(ray.cluster_resources().items()) if "node:" not in name)
+        offered = sorted(ray.cluster_resources().items())
+        return ", ".join(f"{name} {n:g}" for name, n in offered if name in ("CPU", "GPU") or name.startswith("nas_"))
 
     try:
         yield from _attempt("ray", join)

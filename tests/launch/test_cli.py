@@ -93,3 +93,12 @@ def test_an_infeasible_limit_ends_with_exit_code_3(recipe_file: Path, tmp_path: 
     )
     assert code == 3
     assert "fastest student" in output
+
+
+@pytest.mark.slow
+def test_the_doctor_finds_a_device_a_tracker_and_a_cluster_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    code, output = invoke("doctor")
+    assert code == 0, output
+    for part in ("onnxruntime", "device cpu", "a tiny encoder takes", "nas_device:cpu 1", "mlflow.db"):
+        assert part in output
