@@ -30,6 +30,8 @@ from nas.retry import RetryingExecutor
 from nas.run_folder import RunFolder
 from nas.search import Search
 from nas.strategies import check_strategy, make_sampler
+from nas.strategies.base import Strategy
+from nas.strategies.foreknowledge import Foreknowledge
 from nas.tracker import State, Tracker, TrialRun
 from search_spaces.errors import ConfigError, StateError
 from search_spaces.families import FAMILIES
@@ -121,8 +123,8 @@ class Engine:
             on_tell=lambda trial: self._told(trial, known),
             on_tick=lambda running: self.progress.show(self._snapshot(known, running)),
         )
-        if hasattr(self.record.sampler, "accept"):  # our strategies do not even propose what cannot meet a constraint
-            self.record.sampler.accept = lambda genes: known.shortfall(genes, constraints) <= 0
+        if isinstance(self.record.sampler, Strategy):  # ours do not even propose what cannot meet a constraint
+            self.record.sampler.foresee(Foreknowledge(lambda genes: known.shortfall(genes, constraints) <= 0))
         search.run()
 
     def _told(self, trial: FrozenTrial, known: Profile) -> None:

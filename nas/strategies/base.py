@@ -5,7 +5,6 @@ study, drawing from a generator derived from the trial's number and avoiding rep
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
@@ -15,7 +14,9 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from nas.strategies.history import History, Observation
+from nas.strategies.foreknowledge import Foreknowledge
+from nas.strategies.history import History
+from nas.strategies.options import Options, check_options
 from search_spaces.seeding import rng_for
 from search_spaces.space import Genes, Space
 
@@ -25,28 +26,57 @@ TRIES = 100  # proposals a trial, before a repeated or refused one is let throug
 class Strategy(BaseSampler):
     """A sampler whose proposals are a function of the space, the seed, the trial's number and the study's history.
 
+    What a strategy keeps between two asks is derived from the history and could be thrown away at any time.
+
     Attributes:
-        accept: Says whether a candidate is worth a trial, e.g. whether its predicted latency meets a constraint; may
-            be set between two asks.
+        name: Its row in the table.
+        suits: What it is good for, one line.
+        options_model: Its options with their defaults and ranges.
+        max_objectives: How many objectives it can search for; None = any number.
+        foreknowledge: What it may use of a candidate before its trial; `foresee` sets it.
     """
 
     name: ClassVar[str]
+    suits: ClassVar[str]
+    options_model: ClassVar[type[Options]] = Options
+    max_objectives: ClassVar[int | None] = None
 
-    def __init__(self, space: Space, seed: int) -> None:
-        """Keep what the proposals depend on."""
+    def __init__(self, space: Space, seed: int, **options: Any) -> None:
+        """Keep what the proposals depend on.
+
+        Args:
+            space: What is searched.
+            seed: Of the whole search.
+            options: Fields of ``options_model``.
+
+        Raises:
+            ConfigError: An option is unknown or its value is not allowed.
+        """
         self.space = space
         self.seed = seed
-        self.accept: Callable[[Genes], bool] = _accept_all
+        self._options = check_options(self.name, self.options_model, options)
+        self.foreknowledge = Foreknowledge()
         self._distributions = space.distributions()
         self._histories: WeakKeyDictionary[Study, History] = WeakKeyDictionary()
 
+    def foresee(self, foreknowledge: Foreknowledge) -> None:
+        """Set what is known of candidates before their trials, after trying it on a few.
+
+        Raises:
+            ConfigError: One of its functions returns another shape, or something that is not finite.
+        """
+        rng = rng_for(self.seed, "foresee")
+        some = [self.space.sample(rng) for _ in range(3)]
+        foreknowledge.known_costs(some, 1 + max(foreknowledge.costs, default=0))
+        foreknowledge.known_features(some)
+        self.foreknowledge = foreknowledge
+
     @abstractmethod
-    def propose(self, history: Sequence[Observation], pending: Sequence[Genes], rng: np.random.Generator) -> Genes:
+    def propose(self, history: History, rng: np.random.Generator) -> Genes:
         """Return the next candidate; called again when it is a repeat.
 
         Args:
-            history: All finished trials in the order of their numbers; not to be changed.
-            pending: Candidates that run at the moment.
+            history: All trials so far; not to be changed.
             rng: Where all draws must come from.
         """
 
@@ -80,16 +110,13 @@ class Strategy(BaseSampler):
         self._histories = WeakKeyDictionary()
 
     def _propose_new(self, history: History, rng: np.random.Generator) -> Genes:
-        """Return an accepted candidate that was never tried; after ``TRIES`` proposals the last one, whatever it is."""
-        pending = list(history.pending.values())
-        genes = self.propose(history.finished, pending, rng)
-        for _ in range(0 if history.is_exhausted else TRIES - 1):
-            if not history.is_known(self.space.key(genes)) and self.accept(genes):
+        """Return an accepted candidate that was never tried; after all tries the last one, whatever it is.
+
+        The second half of the tries is random: a strategy that has settled may know nothing new.
+        """
+        genes = self.propose(history, rng)
+        for i in range(0 if history.is_exhausted else TRIES - 1):
+            if not history.is_known(self.space.key(genes)) and self.foreknowledge.accept(genes):
                 break
-            genes = self.propose(history.finished, pending, rng)
+            genes = self.propose(history, rng) if i < TRIES // 2 else self.space.sample(rng)
         return genes
-
-
-def _accept_all(genes: Genes) -> bool:
-    """Return True."""
-    return True

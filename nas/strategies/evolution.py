@@ -11,71 +11,48 @@ https://doi.org/10.1109/4235.996017, sec. III (rank and crowding).
 from collections.abc import Sequence
 
 import numpy as np
+from pydantic import Field
 
 from nas.pareto import crowding_distance, non_dominated_sort
 from nas.strategies.base import Strategy
-from nas.strategies.history import Observation, youngest
-from search_spaces.errors import ConfigError
-from search_spaces.space import Genes, Space
+from nas.strategies.history import History, Observation, youngest
+from nas.strategies.options import Options
+from search_spaces.space import Genes
+
+
+class EvolutionOptions(Options):
+    """Options of aging evolution."""
+
+    population: int = Field(32, ge=2, description="so many of the last finished trials may become parents")
+    tournament: int = Field(8, ge=1, description="so many of them compete for it; more means greedier")
+    crossover: float = Field(0.3, ge=0, le=1, description="chance that a child has two parents; it is mutated, too")
+    max_step: int = Field(2, ge=1, description="most places an ordered gene moves in a mutation")
+    initial: int = Field(10, ge=1, description="trials before the first child, enqueued ones included; else random")
 
 
 class AgingEvolution(Strategy):
     """Mutates, and now and then crosses, the winners of tournaments among the youngest trials."""
 
     name = "evolution"
+    suits = "hundreds of cheap trials, any number of objectives and workers"
+    options_model = EvolutionOptions
+    _options: EvolutionOptions
 
-    def __init__(
-        self,
-        space: Space,
-        seed: int,
-        *,
-        population: int = 32,
-        tournament: int = 8,
-        crossover: float = 0.3,
-        max_step: int = 2,
-        initial: int = 10,
-    ) -> None:
-        """Check and keep the settings.
-
-        Args:
-            space: What is searched.
-            seed: Of the whole search.
-            population: So many of the last finished trials may become parents.
-            tournament: So many of them compete for it; more means greedier.
-            crossover: Chance that a child has two parents, in [0, 1]; it is mutated all the same.
-            max_step: Most places an ordered gene moves in a mutation.
-            initial: Trials before the first child, those enqueued by the search included; the rest of them is random.
-
-        Raises:
-            ConfigError: A setting is out of range.
-        """
-        super().__init__(space, seed)
-        _check_count("population", population, 2)
-        _check_count("tournament", tournament, 1)
-        _check_count("max_step", max_step, 1)
-        _check_count("initial", initial, 1)
-        if not 0 <= crossover <= 1:
-            raise ConfigError(f"search.options.crossover: {crossover} is no chance; choose 0 to 1.")
-        self.population = population
-        self.tournament = tournament
-        self.crossover = crossover
-        self.max_step = max_step
-        self.initial = initial
-
-    def propose(self, history: Sequence[Observation], pending: Sequence[Genes], rng: np.random.Generator) -> Genes:
+    def propose(self, history: History, rng: np.random.Generator) -> Genes:
         """Return a child of the best of the youngest, or a random candidate while there are too few."""
-        parents = youngest(history, self.population)
-        if not parents or len(history) + len(pending) < self.initial:
+        options = self._options
+        parents = youngest(history.finished, options.population)
+        if not parents or len(history.finished) + len(history.pending) < options.initial:
             return self.space.sample(rng)
         places = tournament_order(parents)
         child = self._winner(parents, places, rng)
-        if rng.random() < self.crossover:
+        if rng.random() < options.crossover:
             child = self.space.crossover(child, self._winner(parents, places, rng), rng)
-        return self.space.mutate(child, rng, max_step=self.max_step)
+        return self.space.mutate(child, rng, max_step=options.max_step)
 
     def _winner(self, parents: Sequence[Observation], places: np.ndarray, rng: np.random.Generator) -> Genes:
         """Return the genes of the best of a few random parents."""
-        entrants = rng.choice(len(parents), size=min(self.tournament, len(parents)), replace=False)
+        entrants = rng.choice(len(parents), size=min(self._options.tournament, len(parents)), replace=False)
         return parents[int(entrants[places[entrants].argmin()])].genes
 
 
@@ -101,9 +78,3 @@ def tournament_order(population: Sequence[Observation]) -> np.ndarray:
     places = np.empty(len(population), np.int64)
     places[np.lexsort((-lonely, ranks, violations))] = np.arange(len(population))
     return places
-
-
-def _check_count(option: str, value: object, least: int) -> None:
-    """Check that an option is a whole number and not too small."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigError(f"search.options.{option}: {value!r} is not allowed; choose a whole number from {least} on.")

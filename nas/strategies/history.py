@@ -5,6 +5,7 @@ for each of them.
 """
 
 import bisect
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -33,19 +34,24 @@ class Observation:
     violation: float
 
 
-@dataclass
+@dataclass(eq=False)
 class History:
-    """The trials of one study as far as they were read.
+    """The trials of one study as far as they were read; hashed by identity, so what is derived of it may be kept.
 
     Attributes:
         space: What the genes mean; trials that do not fit it are left out.
+        n_costs: Objectives of the study.
         finished: In the order of their numbers.
+        told: The same in the order in which they were told, for strategies that learn as results come in; it only
+            ever grows at its end.
         keys: Those of every finished trial's genes.
         pending: Number -> genes of the trials that run.
     """
 
     space: Space
+    n_costs: int = 1
     finished: list[Observation] = field(default_factory=list)
+    told: list[Observation] = field(default_factory=list)
     keys: set[str] = field(default_factory=set)
     pending: dict[int, Genes] = field(default_factory=dict)
     _n_read: int = 0
@@ -61,15 +67,17 @@ class History:
         trials = study.get_trials(deepcopy=False)
         signs = np.array([-1.0 if d == StudyDirection.MAXIMIZE else 1.0 for d in study.directions])
         unread, self._open = [*self._open, *range(self._n_read, len(trials))], []
-        self._n_read, self.pending = len(trials), {}
-        for trial in (trials[number] for number in unread):
+        self._n_read, self.n_costs, self.pending = len(trials), len(signs), {}
+        for trial in sorted((trials[number] for number in unread), key=_told_at):
             genes = self._genes(trial)
             if not trial.state.is_finished():
                 self._open.append(trial.number)
                 if genes is not None and trial.state == TrialState.RUNNING and trial.number != asking:
                     self.pending[trial.number] = genes
             elif genes is not None:
-                bisect.insort(self.finished, _observation(trial, genes, signs), key=lambda seen: seen.number)
+                seen = _observation(trial, genes, signs)
+                bisect.insort(self.finished, seen, key=lambda other: other.number)
+                self.told.append(seen)
                 self.keys.add(self.space.key(genes))
 
     def is_known(self, key: str) -> bool:
@@ -90,6 +98,11 @@ class History:
             return self.space.canonical(genes)
         except ConfigError:
             return None
+
+
+def _told_at(trial: FrozenTrial) -> tuple[float, int]:
+    """Return when a trial was told, unfinished ones last."""
+    return (trial.datetime_complete.timestamp() if trial.datetime_complete else math.inf, trial.number)
 
 
 def _observation(trial: FrozenTrial, genes: Genes, signs: np.ndarray) -> Observation:

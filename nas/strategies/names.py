@@ -28,7 +28,7 @@ OPTUNA_SAMPLERS = Table(
         "qmc": "optuna.samplers:QMCSampler",
     },
 )
-GIVEN = {"self", "space", "seed"}  # arguments that are not options
+GIVEN = {"self", "seed"}  # arguments that are not options
 
 
 def check_strategy(name: str) -> None:
@@ -55,17 +55,15 @@ def make_sampler(name: str, space: Space, seed: int, options: Mapping[str, Any] 
     """
     check_strategy(name)
     chosen = dict(options or {})
-    cls = (STRATEGIES if name in STRATEGIES else OPTUNA_SAMPLERS).load(name)
+    if name in STRATEGIES:
+        strategy: BaseSampler = STRATEGIES.load(name)(space, seed, **chosen)
+        return strategy
+    cls = OPTUNA_SAMPLERS.load(name)
     known = [option for option in inspect.signature(cls.__init__).parameters if option not in GIVEN]
     for option in chosen:
         if option not in known:
             raise unknown_name(f"search.options.{option}: option of {name}", option, known)
     try:
-        if name in STRATEGIES:
-            sampler: BaseSampler = cls(space, seed, **chosen)
-            return sampler
         return ResumableSampler(cls, seed, chosen)
-    except ConfigError:
-        raise
     except (TypeError, ValueError) as error:
         raise ConfigError(f"search.options: {chosen} is not allowed for {name!r} ({error}).") from None

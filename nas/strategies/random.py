@@ -1,11 +1,9 @@
 """Random search: the baseline that every other strategy has to beat."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from nas.strategies.base import Strategy
-from nas.strategies.history import Observation
+from nas.strategies.history import History
 from search_spaces.space import Genes
 
 
@@ -13,7 +11,8 @@ class RandomSearch(Strategy):
     """Draws every active gene uniformly; repeats are avoided."""
 
     name = "random"
+    suits = "the baseline that every other strategy has to beat"
 
-    def propose(self, history: Sequence[Observation], pending: Sequence[Genes], rng: np.random.Generator) -> Genes:
+    def propose(self, history: History, rng: np.random.Generator) -> Genes:
         """Return a random candidate."""
         return self.space.sample(rng)

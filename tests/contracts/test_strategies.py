@@ -11,6 +11,7 @@ from optuna.trial import TrialState
 from nas.record import Record
 from nas.strategies import OPTUNA_SAMPLERS, STRATEGIES, make_sampler
 from nas.strategies.base import Strategy
+from nas.strategies.foreknowledge import Foreknowledge
 from search_spaces.dimensions import Choice, Float, Integer
 from search_spaces.errors import ConfigError
 from search_spaces.space import Condition, Space
@@ -120,13 +121,13 @@ def test_ours_never_repeat_a_candidate_while_there_is_another(name):
 def test_ours_propose_only_what_is_accepted_while_they_find_it(name):
     sampler = make_sampler(name, SPACE, 0)
     assert isinstance(sampler, Strategy)
-    sampler.accept = lambda genes: genes["depth"] <= 2
+    sampler.foresee(Foreknowledge(lambda genes: genes["depth"] <= 2))
     record = Record.open(None, "run", ["maximize", "minimize"], sampler, ["accuracy", "macs"])
     for _ in range(20):
         trial = record.ask(SPACE.distributions())
         assert trial.params["depth"] <= 2
         record.tell(trial.number, score(trial.params))
-    sampler.accept = lambda genes: False
+    sampler.foresee(Foreknowledge(lambda genes: False))
     assert record.ask(SPACE.distributions()).params
 
 
@@ -144,7 +145,7 @@ def test_our_proposals_do_not_change_the_history(name):
     record = search(name, 20)
     sampler = record.sampler
     assert isinstance(sampler, Strategy)
-    before = str(sampler._histories[record.study].finished)
-    rng = np.random.default_rng(0)
-    sampler.propose(sampler._histories[record.study].finished, [], rng)
-    assert str(sampler._histories[record.study].finished) == before
+    history = sampler._histories[record.study]
+    before = str(history)
+    sampler.propose(history, np.random.default_rng(0))
+    assert str(history) == before

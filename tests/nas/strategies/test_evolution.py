@@ -5,7 +5,7 @@ from nas.pareto import hypervolume
 from nas.record import Record
 from nas.strategies import make_sampler
 from nas.strategies.evolution import AgingEvolution, tournament_order
-from nas.strategies.history import Observation, youngest
+from nas.strategies.history import History, Observation, youngest
 from search_spaces.dimensions import Choice
 from search_spaces.space import Space
 
@@ -78,10 +78,10 @@ def test_the_population_is_the_youngest_and_failed_trials_are_not_parents():
 
 def test_a_child_is_a_few_steps_from_a_parent():
     genes = {**{f"keep_{layer}": True for layer in range(N_LAYERS)}, "hidden": 288, "ffn": 512, "int8": False}
-    history = [Observation(number, genes, np.array([0.0, 0.0]), 0.0) for number in range(12)]
+    history = History(SPACE, 2, [Observation(number, genes, np.array([0.0, 0.0]), 0.0) for number in range(12)])
     strategy = AgingEvolution(SPACE, 0, crossover=0.0, max_step=1)
     for number in range(40):
-        child = strategy.propose(history, [], np.random.default_rng(number))
+        child = strategy.propose(history, np.random.default_rng(number))
         assert child["hidden"] in (192, 288, 384)
         assert child["ffn"] in (256, 512, 768)
         assert 1 <= sum(child[gene] != genes[gene] for gene in SPACE.names) <= 6
@@ -90,9 +90,10 @@ def test_a_child_is_a_few_steps_from_a_parent():
 @pytest.mark.parametrize("n_pending", [0, 6])
 def test_the_first_trials_are_random_and_those_that_run_count(n_pending):
     far = {**{f"keep_{layer}": True for layer in range(N_LAYERS)}, "hidden": 384, "ffn": 1536, "int8": True}
-    history = [Observation(number, far, np.array([0.0, 0.0]), 0.0) for number in range(4)]
+    history = History(SPACE, 2, [Observation(number, far, np.array([0.0, 0.0]), 0.0) for number in range(4)])
+    history.pending = dict(enumerate([far] * n_pending, start=4))
     strategy = AgingEvolution(SPACE, 0, crossover=0.0, initial=10)
-    children = [strategy.propose(history, [far] * n_pending, np.random.default_rng(i)) for i in range(30)]
+    children = [strategy.propose(history, np.random.default_rng(i)) for i in range(30)]
     moved = np.mean([sum(child[gene] != far[gene] for gene in SPACE.names) for child in children])
     assert (moved < 3) == (n_pending == 6)
 
@@ -119,4 +120,5 @@ def test_trials_that_finish_out_of_order_are_all_seen():
         record.ask(SPACE.distributions())
     history = sampler._histories[record.study]
     assert [found.number for found in history.finished] == [1, 4, 5]
+    assert [found.number for found in history.told] == [4, 1, 5]
     assert sorted(history.pending) == [0, 2, 3, 6, 7]

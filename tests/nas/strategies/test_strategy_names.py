@@ -21,21 +21,13 @@ def test_an_unknown_strategy_lists_all_names_and_the_nearest(function):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        (
-            "evolution",
-            {"population": 1},
-            r"search\.options\.population: 1 is not allowed; choose a whole number from 2",
-        ),
+        ("evolution", {"population": 1}, r"search\.options\.population: 1 is not allowed; .* equal to 2"),
         ("evolution", {"population": "many"}, "population: 'many' is not allowed"),
         ("evolution", {"tournament": 0}, "tournament: 0 is not allowed"),
         ("evolution", {"tournament": 2.5}, r"tournament: 2\.5 is not allowed"),
         ("evolution", {"max_step": True}, "max_step: True is not allowed"),
-        ("evolution", {"crossover": 1.5}, r"crossover: 1\.5 is no chance; choose 0 to 1"),
-        (
-            "evolution",
-            {"crossover": "often"},
-            r"search\.options: \{'crossover': 'often'\} is not allowed for 'evolution'",
-        ),
+        ("evolution", {"crossover": 1.5}, r"crossover: 1\.5 is not allowed; .* equal to 1"),
+        ("evolution", {"crossover": "often"}, "crossover: 'often' is not allowed"),
         ("nsga2", {"population_size": 0}, r"search\.options: \{'population_size': 0\} is not allowed for 'nsga2'"),
         ("tpe", {"seed": 3}, r"search\.options\.seed: .* known: consider_prior"),
     ],
