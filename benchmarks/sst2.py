@@ -33,15 +33,17 @@ from launch.report import terminal_table, write_report
 from launch.report_data import report_data
 from launch.results import Candidate
 from launch.terminal import make_progress
+from nas.bundle import Outputs
 from nas.data.sources import load_data
 from nas.data.tokenize import tokenize
 from nas.data.tokens import Tokens
 from nas.distill import distill
 from nas.engine import Engine, open_record
+from nas.outputs import predict_logits
 from nas.pareto import pareto_front
 from nas.recipe import Recipe, TrainSettings
 from nas.run_folder import RunFolder, fresh_folder
-from nas.teacher import load_teacher, predict_logits
+from nas.teacher import load_teacher
 from search_spaces.families.encoder_hf import save_hf
 from search_spaces.families.encoder_model import TextEncoder
 from search_spaces.families.text_encoder import TextEncoderFamily
@@ -165,7 +167,7 @@ def compare_throughput(recipe: Recipe, rows: int = 2560, rounds: int = 3) -> Non
     genes |= {f"keep_{i}": i in (2, 5) for i in range(1, 6)} | {"ffn": 768}
     architecture = family.architecture(teacher.model.config, genes, "uniform")
     sample = tokenize(teacher.tokenizer, data.train, recipe.data.max_length).subset(np.arange(rows))
-    logits = predict_logits(teacher.model, sample).astype(np.float16)
+    outputs = Outputs(predict_logits(teacher.model, sample).astype(np.float16))
     batch = sample.collate(np.arange(64))
     importance = score_importance(teacher.model, [(batch, torch.from_numpy(sample.labels[:64]))], "first_order")
     live = AutoModelForSequenceClassification.from_pretrained(recipe.teacher.model, dtype=torch.float32).eval()
@@ -173,7 +175,7 @@ def compare_throughput(recipe: Recipe, rows: int = 2560, rounds: int = 3) -> Non
     for _ in range(rounds):
         student = family.build(teacher.model, architecture, importance)
         plain.append(_plain_loop(_as_transformers(student), live, sample, 640))
-        epochs = distill(student, sample, logits, TrainSettings(epochs=1), seed=0, loss=Distillation())
+        epochs = distill(student, sample, outputs, TrainSettings(epochs=1), seed=0, loss=Distillation())
         ours.append(epochs[-1].sentences_per_s)
         print(f"plain {plain[-1]:.0f}, ours {ours[-1]:.0f} sentences/s", flush=True)
     first, second = statistics.median(plain), statistics.median(ours)

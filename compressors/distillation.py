@@ -20,11 +20,12 @@ from search_spaces.space import Space
 class Distillation:
     """alpha * CE(labels) + (1 - alpha) * T^2 * KL(teacher || student) + hidden * MSE(hidden states).
 
-    The hidden term needs a live teacher (`observe`) and costs its forward pass at every step; the other two need the
-    teacher's logits only, which are cached.
+    Everything the teacher says is cached; the hidden term compares first tokens only, the ones a classifier reads, so
+    that the cache stays small.
 
-    Source: Hinton et al. 2015, https://arxiv.org/abs/1503.02531, sec. 2; the hidden term with one projection shared by
-    all layers: Xia et al. 2022 (CoFi), https://arxiv.org/abs/2204.00408, sec. 3.2.
+    Source: Hinton et al. 2015, https://arxiv.org/abs/1503.02531, sec. 2; hidden states of the first token: Sun et al.
+    2019 (Patient KD), https://arxiv.org/abs/1908.09355, sec. 3.2; one projection shared by all layers: Xia et al. 2022
+    (CoFi), https://arxiv.org/abs/2204.00408, sec. 3.2.
     """
 
     name: ClassVar[str] = "distillation"
@@ -48,7 +49,6 @@ class Distillation:
         if not (hidden >= 0 and math.isfinite(hidden)):
             raise ConfigError(f"distillation.hidden: {hidden} is out of range; 0 or more.")
         self.alpha, self.temperature, self.hidden = alpha, temperature, hidden
-        self._teacher: TextEncoder | None = None
         self._projection: nn.Linear | None = None
 
     @classmethod
@@ -79,49 +79,44 @@ class Distillation:
             return imitation
         return self.alpha * F.cross_entropy(student_logits, labels) + (1 - self.alpha) * imitation
 
-    def observe(self, teacher: TextEncoder) -> None:
-        """Give the live teacher that the hidden-state term compares with; it is read, never changed."""
-        self._teacher = teacher
-
-    def begin(self, student: TextEncoder) -> list[nn.Parameter]:
+    def begin(self, student: TextEncoder, teacher_width: int | None = None) -> list[nn.Parameter]:
         """Return the parameters that are trained along with the student: the projection of its hidden states, if any.
 
+        Args:
+            student: Gives the width to project from.
+            teacher_width: Hidden width of the teacher; None when its states are not known.
+
         Raises:
-            StateError: ``hidden`` is above 0 and no teacher was given.
+            StateError: ``hidden`` is above 0 and the teacher's states are not known.
         """
         if self.hidden == 0:
             return []
-        if self._teacher is None:
-            raise StateError(f"distillation.hidden: {self.hidden} needs a live teacher; 0 needs none. Call observe().")
-        self._projection = nn.Linear(student.config.hidden, self._teacher.config.hidden, bias=False)
+        if teacher_width is None:
+            raise StateError(f"distillation.hidden: {self.hidden} needs the teacher's hidden states; 0 needs none.")
+        self._projection = nn.Linear(student.config.hidden, teacher_width, bias=False)
         nn.init.eye_(self._projection.weight)
         self._projection.to(student.head.out.weight.device)
         return list(self._projection.parameters())
 
-    def hidden_loss(self, student_states: tuple[Tensor, ...], batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """Return the weighted mean squared distance to the live teacher's states, real tokens only.
+    def hidden_loss(self, student_states: tuple[Tensor, ...], teacher_states: Tensor) -> Tensor:
+        """Return the weighted mean squared distance of the first tokens' states to the teacher's.
 
         Student layer i of n is compared with teacher layer round(i * m / n) of m (Jiao et al. 2020, TinyBERT,
         https://arxiv.org/abs/1909.10351, sec. 3.1: uniform layer mapping).
 
         Args:
-            student_states: ``depth + 1`` tensors ``(rows, tokens, hidden)`` of any float type.
-            batch: ``input_ids, attention_mask, token_type_ids``, each ``(rows, tokens)``.
+            student_states: ``n + 1`` tensors ``(rows, tokens, hidden)`` of any float type, the embeddings' first.
+            teacher_states: ``(rows, m, teacher's hidden)`` float32, first tokens after each layer.
 
         Raises:
             StateError: `begin` was not called.
         """
-        if self._teacher is None or self._projection is None:
+        if self._projection is None:
             raise StateError(f"distillation.hidden: {self.hidden} needs begin() before hidden_loss(); call it first.")
-        with torch.no_grad():
-            _, teacher_states = self._teacher(*batch, hidden_states=True)
-        real = batch[1].bool()
-        n, m = len(student_states) - 1, len(teacher_states) - 1
-        distances = [
-            F.mse_loss(self._projection(student_states[i][real].float()), teacher_states[round(i * m / n)][real])
-            for i in range(1, n + 1)
-        ]
-        return self.hidden * torch.stack(distances).mean()
+        n, m = len(student_states) - 1, teacher_states.shape[1]
+        first = torch.stack([state[:, 0].float() for state in student_states[1:]], dim=1)
+        partners = torch.tensor([round(i * m / n) - 1 for i in range(1, n + 1)], device=teacher_states.device)
+        return self.hidden * F.mse_loss(self._projection(first), teacher_states[:, partners])
 
     def report(self) -> Report:
         """Return the weights of the terms; a loss changes no model."""

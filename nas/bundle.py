@@ -10,6 +10,19 @@ from nas.data.tokens import Tokens
 
 
 @dataclass(frozen=True)
+class Outputs:
+    """What a teacher says of n rows.
+
+    Attributes:
+        logits: ``(n, n_labels)`` float16.
+        states: ``(n, depth, hidden)`` float16, the first token after every layer; None where nobody asks for them.
+    """
+
+    logits: np.ndarray
+    states: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
 class Bundle:
     """Teacher, data and settings of one search.
 
@@ -20,7 +33,7 @@ class Bundle:
         teacher_weights: Name -> float32 array, the family's own names.
         importance: Name -> array, see `search_spaces.families.importance.Importance`.
         train, validation, test: Tokenised splits; test may be None.
-        teacher_logits: ``(n_train, n_labels)`` float16, rows as in ``train``.
+        outputs: What the teacher says of ``train``.
         recipe: The resolved recipe as JSON.
         fingerprint: Names this content; workers keep what they derive from it under this key.
     """
@@ -33,6 +46,6 @@ class Bundle:
     train: Tokens
     validation: Tokens
     test: Tokens | None
-    teacher_logits: np.ndarray
+    outputs: Outputs
     recipe: Mapping[str, Any]
     fingerprint: str

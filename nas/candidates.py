@@ -48,6 +48,12 @@ class Candidates:
         joined = self._shapes.joined(*(space.prefixed(name) for name, space in self._knobs.items()))
         self.space = joined.restricted(recipe.space.genes) if recipe.space.genes else joined
 
+    @property
+    def need_states(self) -> bool:
+        """Return whether some student is trained on the teacher's hidden states."""
+        losses = [fixed for name, fixed in self._fixed.items() if COMPRESSORS.load(name).stage == "loss"]
+        return any(float(fixed.get("hidden", math.inf)) > 0 for fixed in losses)  # not fixed: the search chooses
+
     def warm_start(self) -> list[dict[str, Value]]:
         """Return the first candidates of a search: teacher shape, smallest, a ladder; compression at its strongest.
 

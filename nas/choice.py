@@ -8,8 +8,8 @@ from nas.objectives import Constraint, Objective
 from nas.pareto import hypervolume, pareto_front
 
 
-def finalists(costs: np.ndarray, violations: np.ndarray, n: int) -> list[int]:
-    """Return up to n points of the feasible front that together dominate the most.
+def finalists(costs: np.ndarray, violations: np.ndarray, n: int, first: int) -> list[int]:
+    """Return up to n points: the given one, then points of the feasible front that together dominate the most.
 
     Points are added greedily by the hypervolume they add, within (1 - 1/e) of the best choice. When fewer than n
     points are feasible, the least infeasible others follow: a prediction may have been wrong.
@@ -17,23 +17,23 @@ def finalists(costs: np.ndarray, violations: np.ndarray, n: int) -> list[int]:
     Args:
         costs: ``(k, m)`` costs, m in 1..3, all minimised.
         violations: ``(k,)`` worst constraint violation, <= 0 is feasible.
-        n: How many to choose.
+        n: How many to choose, at least 1.
+        first: The one that is chosen in any case.
 
     Returns:
-        Indices into ``costs``, first the one that adds most.
+        Indices into ``costs``, in the order of choice.
 
     Source: Nemhauser et al. 1978 (greedy submodular maximisation), https://doi.org/10.1007/BF01588971.
     """
     feasible = np.flatnonzero(violations <= 0)
     front = feasible[pareto_front(costs[feasible])] if len(feasible) else feasible
     scaled = _unit(costs)
-    chosen: list[int] = []
-    while len(chosen) < min(n, len(front)):
-        left = [i for i in front if i not in chosen]
-        volumes = [hypervolume(scaled[np.array([*chosen, i])], np.full(costs.shape[1], 1.1)) for i in left]
-        chosen.append(int(left[int(np.argmax(volumes))]))
-    others = [int(i) for i in np.argsort(violations, kind="stable") if i not in front]
-    return chosen + [i for i in others if violations[i] > 0][: n - len(chosen)]
+    chosen = [first]
+    while len(chosen) < n and (left := [int(i) for i in front if i not in chosen]):
+        volumes = [hypervolume(scaled[[*chosen, i]], np.full(costs.shape[1], 1.1)) for i in left]
+        chosen.append(left[int(np.argmax(volumes))])
+    others = [int(i) for i in np.argsort(violations, kind="stable") if violations[i] > 0 and i not in chosen]
+    return chosen + others[: n - len(chosen)]
 
 
 def best(

@@ -3,7 +3,7 @@
 Knows arrays, a student and a loss; not trials, not where the teacher's outputs come from. Fast on a CPU because:
 
 * rows of like length share a batch, so there is next to no padding (`nas.data.tokens.bucketed_batches`);
-* the teacher's outputs are cached, the teacher does not run (unless the hidden-state term is on);
+* the teacher's outputs are cached, the teacher does not run;
 * embeddings are frozen, so nothing is computed backwards below the first layer;
 * products run in bfloat16 where that is faster (`nas.precision`), updates in float32 by one fused AdamW call;
 * a student that imitates a teacher is trained without dropout, whose random numbers cost more than an activation.
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from compressors.base import TrainingCompressor
 from compressors.distillation import Distillation
 from nas import precision
+from nas.bundle import Outputs
 from nas.data.tokens import Batch, Tokens, bucketed_batches
 from nas.recipe import TrainSettings
 from search_spaces.errors import DivergedError, ShapeError
@@ -48,7 +49,7 @@ class Epoch:
 def distill(
     student: TextEncoder,
     tokens: Tokens,
-    teacher_logits: np.ndarray | None,
+    teacher: Outputs | None,
     settings: TrainSettings,
     *,
     seed: int,
@@ -61,7 +62,7 @@ def distill(
     Args:
         student: Trained and, by compressors, shrunk; left in evaluation mode.
         tokens: The training split, ``n`` rows.
-        teacher_logits: ``(n, n_labels)`` float, rows as in ``tokens``; None trains on the labels alone, with dropout.
+        teacher: What it says of the same rows; None trains on the labels alone, with dropout.
         settings: Epochs (fractions allowed), learning rate, batch size and so on.
         seed: Of the order of the rows and of dropout.
         loss: What to minimise.
@@ -70,15 +71,16 @@ def distill(
 
     Raises:
         DivergedError: The loss became NaN or infinite.
-        ShapeError: ``tokens`` is empty, or ``teacher_logits`` does not fit it.
+        ShapeError: ``tokens`` is empty, or the teacher's outputs do not fit it.
+        StateError: The loss needs hidden states of the teacher that are not there.
     """
-    _check(tokens, teacher_logits, len(student.config.labels))
+    _check(tokens, teacher, len(student.config.labels))
     n_steps = max(1, math.ceil(settings.epochs * math.ceil(len(tokens) / settings.batch_size)))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        student.train(teacher_logits is None)
+        student.train(teacher is None)
         _freeze_embeddings(student, settings.train_embeddings)
-        run = _Run(student, tokens, teacher_logits, settings, loss, list(compressors), n_steps)
+        run = _Run(student, tokens, teacher, settings, loss, list(compressors), n_steps)
         epochs = _train(run, seed, on_step)
     student.zero_grad(set_to_none=True)
     student.requires_grad_(True).eval()
@@ -111,13 +113,13 @@ class _Run:
         self,
         student: TextEncoder,
         tokens: Tokens,
-        teacher_logits: np.ndarray | None,
+        teacher: Outputs | None,
         settings: TrainSettings,
         loss: Distillation,
         compressors: list[TrainingCompressor],
         n_steps: int,
     ) -> None:
-        self.student, self.tokens, self.teacher_logits = student, tokens, teacher_logits
+        self.student, self.tokens, self.teacher = student, tokens, teacher
         self.settings, self.loss, self.compressors, self.n_steps = settings, loss, compressors, n_steps
         self.device = student.head.out.weight.device
         self.labels = torch.tensor(tokens.labels, dtype=torch.int64)
@@ -126,7 +128,8 @@ class _Run:
         rows = settings.batch_size * max(1, round(float(tokens.lengths.mean())))
         self.dtype = precision.choose(settings.precision, rows, student.config.hidden, self.device)
         self.copy = precision.Copy(student, self.dtype)
-        self.extra = loss.begin(student)
+        states = None if teacher is None else teacher.states
+        self.extra = loss.begin(student, None if states is None else states.shape[-1])
         self.optimizer = _optimizer(student, self.extra, settings)
         self.peaks = [float(group["lr"]) for group in self.optimizer.param_groups]
 
@@ -150,14 +153,19 @@ class _Run:
         """Return the loss of a batch, computed by the copy."""
         batch = Batch(*(part.to(self.device) for part in self.tokens.collate(rows)))
         labels = self.labels[rows].to(self.device)
-        soft = None
-        if self.teacher_logits is not None:
-            soft = torch.from_numpy(self.teacher_logits[rows].astype(np.float32)).to(self.device)
-        if self.loss.hidden == 0 or soft is None:
-            logits: Tensor = self.copy.model(*batch)
-            return self.loss.loss(logits.float(), soft, labels)
+        if self.teacher is None:
+            return self.loss.loss(self.copy.model(*batch).float(), None, labels)
+        soft = self._rows_of(self.teacher.logits, rows)
+        if self.loss.hidden == 0:
+            return self.loss.loss(self.copy.model(*batch).float(), soft, labels)
+        assert self.teacher.states is not None  # `Distillation.begin` insists on them
         logits, states = self.copy.model(*batch, hidden_states=True)
-        return self.loss.loss(logits.float(), soft, labels) + self.loss.hidden_loss(states, batch)
+        distance = self.loss.hidden_loss(states, self._rows_of(self.teacher.states, rows))
+        return self.loss.loss(logits.float(), soft, labels) + distance
+
+    def _rows_of(self, values: np.ndarray, rows: np.ndarray) -> Tensor:
+        """Return some rows of the teacher's outputs as float32."""
+        return torch.from_numpy(values[rows].astype(np.float32)).to(self.device)
 
     def _update(self, step: int) -> None:
         """Clip, step, let the compressors act, and carry the new weights to the copy."""
@@ -214,12 +222,12 @@ def _optimizer(student: TextEncoder, extra: list[nn.Parameter], settings: TrainS
     return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
 
 
-def _check(tokens: Tokens, teacher_logits: np.ndarray | None, n_labels: int) -> None:
+def _check(tokens: Tokens, teacher: Outputs | None, n_labels: int) -> None:
     """Refuse data that does not fit together, before anything is changed."""
     if not len(tokens):
         raise ShapeError("distillation: 0 training rows; at least 1. Check the training split.")
-    if teacher_logits is not None and teacher_logits.shape != (len(tokens), n_labels):
+    if teacher is not None and teacher.logits.shape != (len(tokens), n_labels):
         raise ShapeError(
-            f"distillation: teacher_logits has shape {teacher_logits.shape}; it must be {(len(tokens), n_labels)}, "
-            "a row for each training row."
+            f"distillation: the teacher's logits have shape {teacher.logits.shape}; it must be "
+            f"{(len(tokens), n_labels)}, a row for each training row."
         )

@@ -21,7 +21,7 @@ from nas.finalize import Finalize
 from nas.meter import MeteredExecutor
 from nas.objectives import Constraint, Objective, check_consistent
 from nas.pareto import pareto_front
-from nas.prepare import Prepared, baseline, prepare
+from nas.prepare import Prepared, prepare
 from nas.profile import Profile, check_feasible, profile
 from nas.progress import FrontRow, Progress, Snapshot
 from nas.recipe import Recipe
@@ -63,7 +63,6 @@ class Engine:
         with self._timed("prepare"):
             prepared = prepare(self.recipe, self.folder, self.progress, self._check_and_connect)
             meter.add(prepared.seconds)
-            scores = baseline(prepared, self.folder)
             self.record = self._open_record(prepared)
             check_identity(self.record, prepared)
         with self._timed("start workers"):
@@ -72,7 +71,7 @@ class Engine:
             self.record.set_attr("run", run_id)
         with self._timed("profile"):
             known = profile(prepared, self.folder, self.executor, self.progress)
-            known.teacher.update(scores)
+            known.teacher.update(prepared.scores)
             self._report_profile(known)
             self._keep_profile(known)
             constraints = [Constraint.parse(text) for text in self.recipe.constraints]

@@ -1,6 +1,6 @@
 """Files that are whole or absent: atomic writes, checksums, manifests, and names that stay inside their folder.
 
-Knows bytes and JSON; not what is in the files.
+Knows bytes, arrays and JSON; not what is in the files.
 """
 
 import hashlib
@@ -8,9 +8,13 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import DTypeLike
 
 from search_spaces.errors import ConfigError, StateError
 
@@ -33,6 +37,29 @@ def atomic_write(path: Path, content: bytes | Callable[[BinaryIO], object]) -> N
             file.write(content) if isinstance(content, bytes) else content(file)
             file.flush()
             os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+@contextmanager
+def atomic_array(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> Iterator[np.ndarray]:
+    """Yield an array of undefined content that becomes the ``.npy`` file when the block ends without an error.
+
+    It lies in a mapped file, so it may be larger than memory.
+
+    Args:
+        path: Where; missing parent folders are made.
+        shape: Of the array.
+        dtype: Of the array.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.tmp.{uuid.uuid4().hex}")
+    try:
+        array = np.lib.format.open_memmap(partial, mode="w+", dtype=np.dtype(dtype), shape=shape)
+        yield array
+        array.flush()  # msync: the content is on the disk before the name is
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -69,13 +69,15 @@ class Finalize:
         return rows
 
     def _choose(self) -> list[Finalist]:
-        """Return the finalists of the front, named after their shape."""
+        """Return the finalists, named after their shape: the best as it stands now, then others of the front."""
         trials = self.record.trials((TrialState.COMPLETE,))
         if not trials:
             raise StateError("finalize: no trial gave a student; see the failures in log.txt and run nas resume.")
-        costs = np.array([[o.cost(t.user_attrs["metrics"][o.name]) for o in self.objectives] for t in trials])
+        metrics = [trial.user_attrs["metrics"] for trial in trials]
+        costs = np.array([[o.cost(known[o.name]) for o in self.objectives] for known in metrics])
         misses = np.array([max(t.constraints.values(), default=0.0) for t in trials])
-        picks = finalists(costs, misses, self.recipe.finalize.finalists)
+        first = best(metrics, self.objectives, self.constraints, self.known.teacher)
+        picks = finalists(costs, misses, self.recipe.finalize.finalists, first)
         return [Finalist(trials[i], self._name(trials[i])) for i in picks]
 
     def _name(self, trial: FrozenTrial) -> str:
@@ -94,7 +96,8 @@ class Finalize:
         }
         waiting = [uid for uid, (finalist, seed) in jobs.items() if not self._result(finalist, seed).exists()]
         done, failures = len(jobs) - len(waiting), 0
-        for uid in waiting:
+        # the longest first, so that no worker is left alone with one at the end
+        for uid in sorted(waiting, key=lambda uid: -jobs[uid][0].trial.user_attrs["metrics"]["macs"]):
             executor.submit(self._task(uid, *jobs[uid]))
         while done + failures < len(jobs):
             left = len(jobs) - done - failures

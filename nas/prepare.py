@@ -12,19 +12,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.numpy import load, save
 
 from compressors.importance import score_importance
-from nas.bundle import Bundle
+from nas.bundle import Bundle, Outputs
 from nas.candidates import Candidates
 from nas.data.sources import TextData, load_data
 from nas.data.tokenize import tokenize
 from nas.data.tokens import Tokens, bucketed_batches
-from nas.files import MANIFEST, read_json, write_json
+from nas.files import MANIFEST, atomic_write, read_json, write_json
 from nas.meter import Stopwatch
+from nas.outputs import accuracy, cached_outputs, predict_logits
 from nas.progress import Progress, Snapshot
 from nas.recipe import Recipe, TeacherSettings
 from nas.run_folder import RunFolder
-from nas.teacher import Teacher, accuracy, cached_logits, fine_tune, load_teacher, predict_logits, save_teacher
+from nas.teacher import Teacher, fine_tune, load_teacher, save_teacher
 from search_spaces.errors import ConfigError
 from search_spaces.seeding import rng_for
 
@@ -41,7 +43,8 @@ class Prepared:
         bundle: What all tasks share.
         candidates: The space of students.
         n_tokens: Sequence length that latency is measured at.
-        seconds: What took how long; ``teacher`` is its fine-tuning, its outputs and its importance scores.
+        scores: The teacher's accuracy, and test_accuracy where there is a test split.
+        seconds: What took how long; ``teacher`` is all work of its own: fine-tuning, outputs, importance, accuracy.
     """
 
     teacher: Teacher
@@ -49,6 +52,7 @@ class Prepared:
     bundle: Bundle
     candidates: Candidates
     n_tokens: int
+    scores: Mapping[str, float]
     seconds: Mapping[str, float]
 
 
@@ -90,11 +94,13 @@ def prepare(
     )
     assert validation is not None
     progress.say("teacher: running once over the training rows")
-    logits = cached_logits(teacher, train, folder.teacher)
-    bundle = _bundle(recipe, teacher, (train, validation, test), logits)
-    n_tokens = recipe.device.tokens or max(2, int(np.median(validation.lengths)))
+    outputs = cached_outputs(teacher, train, folder.teacher, candidates.need_states, _reporter(progress))
+    importance = _importance(teacher, train, folder, recipe.search.seed)
+    bundle = _bundle(recipe, teacher, (train, validation, test), outputs, importance)
+    scores = baseline(bundle, teacher, folder)
     clock.lap("teacher")
-    return Prepared(teacher, data, bundle, candidates, n_tokens, clock.laps)
+    n_tokens = recipe.device.tokens or max(2, int(np.median(validation.lengths)))
+    return Prepared(teacher, data, bundle, candidates, n_tokens, scores, clock.laps)
 
 
 def _load_teacher(recipe: Recipe, data: TextData, folder: RunFolder) -> tuple[Teacher, bool]:
@@ -122,16 +128,19 @@ def _fine_tuned(recipe: Recipe, teacher: Teacher, train: Tokens, folder: RunFold
 
 
 def _reporter(progress: Progress) -> Any:
-    """Return a callback that shows training steps as progress of the prepare phase."""
-    return lambda step, n_steps: progress.show(Snapshot("prepare", step, n_steps))
+    """Return a callback that shows steps or rows as progress of the prepare phase."""
+    return lambda done, total: progress.show(Snapshot("prepare", done, total))
 
 
 def _bundle(
-    recipe: Recipe, teacher: Teacher, splits: tuple[Tokens, Tokens, Tokens | None], logits: np.ndarray
+    recipe: Recipe,
+    teacher: Teacher,
+    splits: tuple[Tokens, Tokens, Tokens | None],
+    outputs: Outputs,
+    importance: dict[str, np.ndarray],
 ) -> Bundle:
-    """Return what all tasks share; importance is scored here, on training rows only."""
+    """Return what all tasks share."""
     train, validation, test = splits
-    importance = score_importance(teacher.model, _scoring_batches(train, recipe.search.seed), "first_order")
     resolved = recipe.model_dump(mode="json")
     key = hashlib.sha256(json.dumps(resolved, sort_keys=True).encode() + teacher.fingerprint.encode())
     return Bundle(
@@ -139,14 +148,25 @@ def _bundle(
         mode=recipe.space.mode,
         teacher_config=teacher.model.config.to_json(),
         teacher_weights={name: tensor.numpy() for name, tensor in teacher.model.state_dict().items()},
-        importance=importance.to_arrays(),
+        importance=importance,
         train=train,
         validation=validation,
         test=test,
-        teacher_logits=logits,
+        outputs=outputs,
         recipe=resolved,
         fingerprint=key.hexdigest(),
     )
+
+
+def _importance(teacher: Teacher, train: Tokens, folder: RunFolder, seed: int) -> dict[str, np.ndarray]:
+    """Return the scores of the teacher's units, on training rows only; kept, for sums over threads are not exact."""
+    path = folder.teacher / f"importance-{teacher.fingerprint[:16]}.safetensors"
+    if path.exists():
+        kept: dict[str, np.ndarray] = load(path.read_bytes())
+        return kept
+    scores = score_importance(teacher.model, _scoring_batches(train, seed), "first_order").to_arrays()
+    atomic_write(path, save(scores))
+    return scores
 
 
 def _scoring_batches(train: Tokens, seed: int) -> Iterator[tuple[Any, torch.Tensor]]:
@@ -157,14 +177,14 @@ def _scoring_batches(train: Tokens, seed: int) -> Iterator[tuple[Any, torch.Tens
         yield sample.collate(batch), torch.from_numpy(sample.labels[batch])
 
 
-def baseline(prepared: Prepared, folder: RunFolder) -> dict[str, float]:
+def baseline(bundle: Bundle, teacher: Teacher, folder: RunFolder) -> dict[str, float]:
     """Return the teacher's accuracy on validation and test (fp32 torch), computed once a run."""
     path = folder.teacher / "baseline.json"
     if path.exists():
         return {name: float(value) for name, value in read_json(path).items()}
-    bundle, scores = prepared.bundle, {}
+    scores = {}
     for name, tokens in (("accuracy", bundle.validation), ("test_accuracy", bundle.test)):
         if tokens is not None:
-            scores[name] = accuracy(predict_logits(prepared.teacher.model, tokens), tokens)
+            scores[name] = accuracy(predict_logits(teacher.model, tokens), tokens)
     write_json(path, scores)
     return scores

@@ -84,6 +84,9 @@ class SearchSettings(Section):
     profile_shapes: int = Field(32, ge=4, description="untrained students measured before the search")
     warm_start: bool = Field(True, description="begin with teacher shape, smallest, and a ladder of uniform shapes")
     train: TrainSettings = TrainSettings(epochs=1.0)
+    tolerance: float = Field(
+        0.05, ge=0, lt=1, description="share by which a student, trained briefly here, may miss a bound on accuracy"
+    )
     trial_timeout_s: float = Field(3600.0, gt=0)
 
 

@@ -137,10 +137,14 @@ class Search:
             "reports": value["reports"],
             "seconds": value["seconds"],
         }
-        violations = {str(c): c.violation(metrics, self.known.teacher) for c in self.constraints}
+        violations = {str(c): c.violation(metrics, self.known.teacher) - self._tolerance(c) for c in self.constraints}
         values = [metrics[objective.name] for objective in self.objectives]
         if self.record.tell(number, values, TrialState.COMPLETE, attrs, violations):
             self.on_tell(self.record.trial(number))
+
+    def _tolerance(self, constraint: Constraint) -> float:
+        """Return by how much a bound may be missed: accuracy still grows when a finalist is trained in full."""
+        return self.settings.tolerance if constraint.metric == "accuracy" else 0.0
 
     def _tell_failure(self, number: int, genes: dict[str, Value], failure: Failure) -> None:
         """Record a failed trial with its cause; stop the search when all fail alike."""

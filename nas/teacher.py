@@ -1,36 +1,31 @@
-"""The teacher: loading it, training a head on a base model, and its outputs over a data set, computed once.
+"""The teacher: loading it, training a head on a base model, keeping it.
 
-Knows models, token rows and the cache's files; not recipes as a whole, not students.
+Knows models and tokenizers; not recipes as a whole, not students.
 """
 
 import copy
 import hashlib
-import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from transformers import AutoTokenizer
 
 from compressors.distillation import Distillation
-from nas.data.tokens import Tokens, bucketed_batches
+from nas.data.tokens import Tokens
 from nas.distill import distill
-from nas.files import MANIFEST, atomic_write, check_manifest, read_json, sha256_of, write_json, write_manifest
+from nas.files import MANIFEST, check_manifest, write_manifest
 from nas.recipe import FineTuneSettings, TeacherSettings, TrainSettings
-from search_spaces.errors import ConfigError, MissingDependencyError, StateError
+from search_spaces.errors import ConfigError, MissingDependencyError
 from search_spaces.families import FAMILIES
 from search_spaces.families.encoder_hf import save_hf
 from search_spaces.families.encoder_model import TextEncoder
 from search_spaces.registry import unknown_name
-from search_spaces.seeding import rng_for
 
 BUILT_IN = "builtin:"
 _FINGERPRINT_IGNORES = ("truncation", "padding")  # state that every call of a tokenizer overwrites
-_TOLERANCE = 2e-3  # relative, and absolute below 1: float16 keeps 5e-4, another order of batches changes 1e-5
 
 
 @dataclass(frozen=True)
@@ -155,83 +150,3 @@ def fine_tune(
     train = TrainSettings(epochs=settings.epochs, lr=settings.lr, batch_size=settings.batch_size)
     distill(model, tokens, None, train, seed=seed, loss=Distillation(alpha=1.0), on_step=on_step)
     return _teacher(model.eval(), teacher.tokenizer)
-
-
-def predict_logits(model: TextEncoder, tokens: Tokens, batch_size: int = 64) -> np.ndarray:
-    """Return ``(n, n_labels)`` float32 logits, rows as in ``tokens``, computed in float32 without dropout."""
-    logits = np.empty((len(tokens), len(model.config.labels)), np.float32)
-    was_training = model.training
-    model.eval()
-    device = model.head.out.weight.device
-    with torch.inference_mode():
-        for rows in bucketed_batches(tokens.lengths, batch_size, None):
-            batch = (part.to(device) for part in tokens.collate(rows))
-            logits[rows] = model(*batch).float().cpu().numpy()
-    model.train(was_training)
-    return logits
-
-
-def accuracy(logits: np.ndarray, tokens: Tokens) -> float:
-    """Return the share of rows, 0..1, whose largest of ``(n, n_labels)`` logits is at the label."""
-    return float((logits.argmax(axis=1) == tokens.labels).mean())
-
-
-def cached_logits(teacher: Teacher, tokens: Tokens, folder: Path, verify_share: float = 0.01) -> np.ndarray:
-    """Return the teacher's logits, from a file where they were computed before.
-
-    Args:
-        teacher: Its fingerprint is part of the file's name, as are the tokens.
-        tokens: n rows.
-        folder: Where the file is kept, beside its sha256.
-        verify_share: Share of the rows that a found file is checked on against the live teacher.
-
-    Returns:
-        ``(n, n_labels)`` float16, memory-mapped, read-only, rows as in ``tokens``.
-
-    Raises:
-        StateError: A found file is damaged, or the teacher does not say what it holds.
-    """
-    path = folder / f"{_key(teacher, tokens)}.npy"
-    seal = path.with_suffix(".json")
-    if seal.exists():
-        _check_seal(path, seal)
-        _check_sample(teacher, tokens, path, verify_share)
-    else:
-        buffer = io.BytesIO()
-        np.save(buffer, predict_logits(teacher.model, tokens).astype(np.float16), allow_pickle=False)
-        atomic_write(path, buffer.getvalue())
-        write_json(seal, {"sha256": sha256_of(path), "bytes": path.stat().st_size, "rows": len(tokens)})
-    found: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    return found
-
-
-def _key(teacher: Teacher, tokens: Tokens) -> str:
-    """Return the name of what a teacher says of token rows."""
-    digest = hashlib.sha256(f"{teacher.fingerprint} float16".encode())
-    for part in (tokens.ids, tokens.types, tokens.offsets):
-        digest.update(f"{part.dtype} {part.shape}".encode())
-        digest.update(np.ascontiguousarray(part).data)
-    return digest.hexdigest()[:32]
-
-
-def _check_seal(path: Path, seal: Path) -> None:
-    """Compare a file of logits with the sha256 written beside it."""
-    if not path.is_file() or sha256_of(path) != read_json(seal).get("sha256"):
-        raise StateError(
-            f"teacher outputs {path}: missing or damaged, sha256 is not that in {seal.name}. "
-            f"Delete {seal.name} to have them computed again."
-        )
-
-
-def _check_sample(teacher: Teacher, tokens: Tokens, path: Path, share: float) -> None:
-    """Compare some rows of a file of logits with what the teacher says now."""
-    n_rows = min(len(tokens), max(1, round(share * len(tokens))))
-    rows = np.sort(rng_for(0, "verify", path.stem).permutation(len(tokens))[:n_rows])
-    live = predict_logits(teacher.model, tokens.subset(rows))
-    found = np.load(path, mmap_mode="r", allow_pickle=False)
-    off = found.shape != (len(tokens), live.shape[1]) or ~np.isclose(found[rows], live, _TOLERANCE, _TOLERANCE)
-    if np.any(off):
-        raise StateError(
-            f"teacher outputs {path}: {int(np.sum(off))} of {live.size} checked values differ from the live teacher's. "
-            f"Delete {path.with_suffix('.json').name} to have them computed again."
-        )

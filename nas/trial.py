@@ -3,7 +3,8 @@
 Runs on a worker. Pure: a task and the bundle in, JSON and bytes out; the same task gives the same student.
 """
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -21,8 +22,8 @@ from nas.devices.base import Device, Workload
 from nas.distill import distill
 from nas.executor import Task
 from nas.meter import Stopwatch
+from nas.outputs import accuracy, predict_logits
 from nas.recipe import Recipe, TrainSettings
-from nas.teacher import accuracy, predict_logits
 from search_spaces.errors import DivergedError
 from search_spaces.families.encoder_model import EncoderConfig, TextEncoder
 from search_spaces.families.importance import Importance
@@ -87,10 +88,10 @@ def train_student(task: Task, bundle: Bundle) -> dict[str, Any]:
     epochs = distill(
         student,
         bundle.train,
-        bundle.teacher_logits,
+        bundle.outputs,
         TrainSettings.model_validate(spec["train"]),
         seed=int(spec["seed"]),
-        loss=_loss(bench, compressors),
+        loss=_loss(compressors),
         compressors=[cast(TrainingCompressor, c) for c in compressors if c.stage == "training"],
     )
     clock.lap("train")
@@ -134,7 +135,7 @@ def measure_shapes(task: Task, bundle: Bundle) -> dict[str, Any]:
         ``reference_bytes``: size of the teacher's artefact.
     """
     bench, spec, clock = workbench(bundle), task.spec, Stopwatch()
-    artefacts = [_untrained(bench, genes) for genes in spec["candidates"]]
+    artefacts = _untrained(bench, spec["candidates"])
     artefacts += [task.blobs[name] for name in sorted(task.blobs)]
     clock.lap("build")
     workload = Workload(bench.recipe.device.batch, int(spec["tokens"]))
@@ -156,10 +157,17 @@ def compress(artefact: bytes, compressors: Sequence[Compressor]) -> bytes:
     return artefact
 
 
-def _untrained(bench: Workbench, genes: Mapping[str, Any]) -> bytes:
-    """Return the artefact of a candidate that was never trained: latency does not depend on the weights' values."""
-    student = bench.build(bench.candidates.architecture(genes))
-    return compress(bench.device.export(student.eval()), bench.candidates.compressors(genes))
+def _untrained(bench: Workbench, candidates: Sequence[Genes]) -> list[bytes]:
+    """Return artefacts of candidates that were never trained: latency does not depend on the weights' values.
+
+    Candidates of one shape, which follow each other, share its export.
+    """
+    artefacts: list[bytes] = []
+    by_shape = itertools.groupby(candidates, key=bench.candidates.architecture)
+    for architecture, alike in by_shape:
+        exported = bench.device.export(bench.build(architecture))
+        artefacts += [compress(exported, bench.candidates.compressors(genes)) for genes in alike]
+    return artefacts
 
 
 def _start(bench: Workbench, target: Architecture, compressors: Sequence[Compressor]) -> Architecture:
@@ -172,13 +180,10 @@ def _start(bench: Workbench, target: Architecture, compressors: Sequence[Compres
     return target
 
 
-def _loss(bench: Workbench, compressors: Sequence[Compressor]) -> Distillation:
-    """Return the recipe's distillation loss, or the default one; the hidden-state term sees the live teacher."""
+def _loss(compressors: Sequence[Compressor]) -> Distillation:
+    """Return the recipe's distillation loss, or the default one."""
     found = [cast(Distillation, compressor) for compressor in compressors if compressor.stage == "loss"]
-    loss = found[0] if found else Distillation()
-    if loss.hidden > 0:
-        loss.observe(bench.teacher)
-    return loss
+    return found[0] if found else Distillation()
 
 
 def _accuracy(bench: Workbench, artefact: bytes, tokens: Tokens) -> float:

@@ -20,7 +20,7 @@ from typing import cast
 import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from torch import nn
 
 from search_spaces.families.encoder_model import Embeddings, EncoderConfig, Head, Layer, TextEncoder
@@ -53,18 +53,21 @@ def build_onnx(model: TextEncoder) -> bytes:
 
 
 class _Graph:
-    """A graph under construction; values are known by their names."""
+    """A file under construction, written in place: every list of tensors copied would be 60 MB; values have names."""
 
     def __init__(self) -> None:
         """Begin with the few constants that slices need."""
         self.nodes: list[onnx.NodeProto] = []
-        self.constants: list[onnx.TensorProto] = []
+        self.file = onnx.ModelProto(ir_version=IR_VERSION, producer_name="prentice")
         self.first = self.constant("first", np.array([0]))
         self.second = self.constant("second", np.array([1]))
 
     def constant(self, name: str, values: np.ndarray) -> str:
         """Store an array under a name and return the name."""
-        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        tensor = self.file.graph.initializer.add()
+        tensor.name, tensor.data_type = name, helper.np_dtype_to_tensor_dtype(values.dtype)
+        tensor.dims.extend(values.shape)
+        tensor.raw_data = values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
         return name
 
     def add(self, operator: str, *inputs: str, name: str = "", domain: str = "", **attributes: object) -> str:
@@ -108,12 +111,17 @@ class _Graph:
         logits = _typed("logits", TensorProto.FLOAT, ["batch", len(config.labels)])
         inputs = [_typed(name, TensorProto.INT64, ["batch", "seq"]) for name in input_names(config)]
         inner = [name for node in self.nodes if node.op_type not in INTEGER for name in node.output if name != "logits"]
-        types = [_typed(name, TensorProto.FLOAT, None) for name in inner]
-        graph = helper.make_graph(self.nodes, "text_encoder", inputs, [logits], self.constants, value_info=types)
-        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
-        file = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="prentice")
-        helper.set_model_props(file, {"config": json.dumps(config.to_json()), "vocab_size": str(config.vocab_size)})
-        return cast(bytes, file.SerializeToString())
+        graph = self.file.graph
+        graph.name = "text_encoder"
+        graph.node.extend(self.nodes)
+        graph.input.extend(inputs)
+        graph.output.append(logits)
+        graph.value_info.extend(_typed(name, TensorProto.FLOAT, None) for name in inner)
+        self.file.opset_import.extend([helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)])
+        helper.set_model_props(
+            self.file, {"config": json.dumps(config.to_json()), "vocab_size": str(config.vocab_size)}
+        )
+        return cast(bytes, self.file.SerializeToString())
 
 
 def input_names(config: EncoderConfig) -> list[str]:

@@ -44,20 +44,27 @@ def test_every_choice_of_the_space_is_accepted():
             assert Distillation(**{name: value}).report().figures[name] == value
 
 
-def test_hidden_states_need_a_teacher():
-    with pytest.raises(StateError, match="needs a live teacher"):
+def test_hidden_states_of_the_student_need_those_of_the_teacher():
+    with pytest.raises(StateError, match=r"0\.1 needs the teacher's hidden states"):
         Distillation(hidden=0.1).begin(encoder())
 
 
 def test_the_teachers_own_states_are_at_distance_zero_and_others_are_not():
     teacher = encoder()
     loss = Distillation(hidden=0.5)
-    loss.observe(teacher)
-    (projection,) = loss.begin(teacher)
+    (projection,) = loss.begin(teacher, 32)
     assert projection.shape == (32, 32)
-    batch = (torch.randint(1, 99, (4, 6)), torch.ones(4, 6, dtype=torch.int64), torch.zeros(4, 6, dtype=torch.int64))
-    with torch.no_grad():
-        _, states = teacher(*batch, hidden_states=True)
-    assert loss.hidden_loss(states, batch).item() == pytest.approx(0, abs=1e-9)
+    states = tuple(torch.randn(4, 6, 32) for _ in range(teacher.config.depth + 1))
+    first = torch.stack([state[:, 0] for state in states[1:]], dim=1)
+    assert loss.hidden_loss(states, first).item() == pytest.approx(0, abs=1e-9)
     moved = tuple(state + 1 for state in states)
-    assert loss.hidden_loss(moved, batch).item() == pytest.approx(0.5, rel=1e-4)
+    assert loss.hidden_loss(moved, first).item() == pytest.approx(0.5, rel=1e-4)
+
+
+def test_layers_of_a_shallower_student_learn_from_evenly_spread_layers_of_the_teacher():
+    loss = Distillation(hidden=1.0)
+    student = encoder(heads=(4, 4), ffn=(64, 64))
+    loss.begin(student, 32)
+    teacher = torch.stack([torch.full((3, 32), float(layer)) for layer in range(1, 7)], dim=1)
+    states = (torch.zeros(3, 5, 32), torch.full((3, 5, 32), 3.0), torch.full((3, 5, 32), 6.0))
+    assert loss.hidden_loss(states, teacher).item() == pytest.approx(0, abs=1e-9)

@@ -7,6 +7,7 @@ import torch
 from compressors.distillation import Distillation
 from compressors.structured import StructuredPruning
 from compressors.weights import WeightPruning
+from nas.bundle import Outputs
 from nas.distill import distill, learning_rate_share
 from nas.recipe import TrainSettings
 from search_spaces.errors import DivergedError, ShapeError
@@ -15,9 +16,9 @@ from tests.compressors.encoders import encoder, texts
 PRECISIONS = ["fp32", "bf16"]
 
 
-def logits(tokens):
+def teaching(tokens):
     """A teacher that is sure of the labels."""
-    return np.where(np.eye(2)[tokens.labels] > 0, 3.0, -3.0).astype(np.float16)
+    return Outputs(np.where(np.eye(2)[tokens.labels] > 0, 3.0, -3.0).astype(np.float16))
 
 
 def settings(**changes):
@@ -34,7 +35,7 @@ def test_a_student_learns_what_its_teacher_knows(precision):
     epochs = distill(
         student,
         tokens,
-        logits(tokens),
+        teaching(tokens),
         settings(epochs=12, precision=precision, train_embeddings=True),
         seed=0,
         loss=Distillation(),
@@ -49,7 +50,7 @@ def test_a_student_learns_what_its_teacher_knows(precision):
 def test_bfloat16_takes_nearly_the_same_way_as_float32():
     tokens, students = texts(), [encoder(), encoder()]
     for student, precision in zip(students, PRECISIONS, strict=True):
-        distill(student, tokens, logits(tokens), settings(precision=precision), seed=0, loss=Distillation())
+        distill(student, tokens, teaching(tokens), settings(precision=precision), seed=0, loss=Distillation())
     start = weights(encoder())
     ways = [weights(student) - start for student in students]
     assert torch.cosine_similarity(*ways, dim=0) > 0.9
@@ -62,7 +63,7 @@ def test_the_same_seed_gives_the_same_student(precision, with_teacher):
     tokens, students = texts(), [encoder(), encoder(), encoder()]
     for student, seed in zip(students, (0, 0, 1), strict=True):
         torch.rand(seed + 3)  # the global generator must not matter
-        targets = logits(tokens) if with_teacher else None
+        targets = teaching(tokens) if with_teacher else None
         distill(student, tokens, targets, settings(precision=precision), seed=seed, loss=Distillation())
     assert torch.equal(weights(students[0]), weights(students[1]))
     assert not torch.equal(weights(students[0]), weights(students[2]))
@@ -80,7 +81,7 @@ def test_the_global_generator_is_left_as_it_was():
 def test_embeddings_are_frozen_unless_asked_for():
     tokens, students = texts(), [encoder(), encoder()]
     for student, trained in zip(students, (False, True), strict=True):
-        distill(student, tokens, logits(tokens), settings(train_embeddings=trained), seed=0, loss=Distillation())
+        distill(student, tokens, teaching(tokens), settings(train_embeddings=trained), seed=0, loss=Distillation())
     start = encoder().embeddings.word.weight
     assert torch.equal(students[0].embeddings.word.weight, start)
     assert not torch.equal(students[1].embeddings.word.weight, start)
@@ -93,7 +94,7 @@ def test_half_an_epoch_is_half_the_steps():
     epochs = distill(
         encoder(),
         tokens,
-        logits(tokens),
+        teaching(tokens),
         settings(epochs=1.5),
         seed=0,
         loss=Distillation(),
@@ -107,8 +108,8 @@ def test_half_an_epoch_is_half_the_steps():
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_loss_that_is_not_finite_stops_at_once(value):
     tokens, steps = texts(), []
-    targets = logits(tokens)
-    targets[:] = value
+    targets = teaching(tokens)
+    targets.logits[:] = value
     with pytest.raises(DivergedError, match=r"step 1 of 6: the loss is (nan|inf)"):
         distill(
             encoder(),
@@ -131,7 +132,7 @@ def test_pruning_on_a_schedule_shrinks_the_student_that_is_returned(precision):
     distill(
         student,
         tokens,
-        logits(tokens),
+        teaching(tokens),
         settings(epochs=3, precision=precision),
         seed=0,
         loss=Distillation(),
@@ -146,18 +147,18 @@ def test_pruning_on_a_schedule_shrinks_the_student_that_is_returned(precision):
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_hidden_states_of_the_teacher_pull_the_student_near(precision):
-    tokens, teacher = texts(), encoder()
-    student = encoder(heads=(4,), ffn=(64,))
+    tokens, student = texts(), encoder(heads=(4,), ffn=(64,))
     loss = Distillation(hidden=1.0)
-    loss.observe(teacher)
-    epochs = distill(student, tokens, logits(tokens), settings(epochs=4, precision=precision), seed=0, loss=loss)
+    states = np.random.default_rng(0).normal(size=(len(tokens), 3, 48)).astype(np.float16)
+    said = Outputs(teaching(tokens).logits, states)
+    epochs = distill(student, tokens, said, settings(epochs=4, precision=precision), seed=0, loss=loss)
     assert epochs[-1].loss < epochs[0].loss
 
 
 def test_teacher_outputs_of_another_data_set_are_refused():
     tokens = texts(96)
     with pytest.raises(ShapeError, match=r"shape \(5, 2\); it must be \(96, 2\)"):
-        distill(encoder(), tokens, np.zeros((5, 2)), settings(), seed=0, loss=Distillation())
+        distill(encoder(), tokens, Outputs(np.zeros((5, 2))), settings(), seed=0, loss=Distillation())
 
 
 def test_no_rows_are_refused():

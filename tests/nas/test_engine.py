@@ -10,6 +10,7 @@ import nas
 from nas.engine import Engine
 from nas.executor import Outcome, Task
 from nas.inprocess import InProcessExecutor
+from nas.objectives import Constraint
 from nas.progress import Silent
 from nas.recipe import Recipe
 from nas.run_folder import RunFolder
@@ -59,6 +60,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, tiny_dat
         "name": "tiny",
         "teacher": {"model": str(tiny_base), "finetune": {"epochs": 1}},
         "data": {"source": str(tiny_data), "validation_share": 0.2, "test": str(test)},
+        "constraints": ["accuracy_drop <= 60%"],
         "search": {"trials": 6, "profile_shapes": 6, "train": {"epochs": 0.5}},
         "finalize": {"finalists": 2, "seeds": 2, "train": {"epochs": 0.5}},
     }
@@ -82,6 +84,17 @@ def test_a_search_trains_its_budget_and_delivers_measured_students(finished: tup
 def test_equal_students_are_never_trained_twice(finished: tuple[Engine, list[Any]]) -> None:
     trials = finished[0].record.trials((TrialState.COMPLETE,))
     assert len({str(sorted(t.user_attrs["genes"].items())) for t in trials}) == len(trials)
+
+
+def test_a_briefly_trained_student_may_miss_a_bound_on_accuracy_by_the_tolerance(
+    finished: tuple[Engine, list[Any]],
+) -> None:
+    made, _ = finished
+    (text,) = made.recipe.constraints
+    limit = Constraint.parse(text).limit(made.record.attrs["teacher"])
+    for trial in made.record.trials((TrialState.COMPLETE,)):
+        miss = (limit - trial.user_attrs["metrics"]["accuracy"]) / limit
+        assert trial.constraints[text] == pytest.approx(miss - made.recipe.search.tolerance)
 
 
 def test_every_trial_and_finalist_is_mirrored(finished: tuple[Engine, list[Any]]) -> None:

@@ -4,12 +4,14 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nas.files import (
     MANIFEST,
+    atomic_array,
     atomic_write,
     check_manifest,
     read_json,
@@ -54,6 +56,18 @@ def test_a_full_disk_leaves_the_old_file_intact(tmp_path, monkeypatch):
         atomic_write(path, b"new")
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["a"]
+
+
+def test_an_array_becomes_a_file_only_when_it_is_whole(tmp_path):
+    path = tmp_path / "new" / "values.npy"
+    with pytest.raises(KeyError), atomic_array(path, (2, 3), np.float16) as array:
+        array[0] = 1
+        raise KeyError
+    assert list(path.parent.iterdir()) == []
+    with atomic_array(path, (2, 3), np.float16) as array:
+        array[:] = [[1, 2, 3], [4, 5, 6]]
+    assert np.load(path).tolist() == [[1, 2, 3], [4, 5, 6]]
+    assert [found.name for found in path.parent.iterdir()] == ["values.npy"]
 
 
 def test_sha256_is_the_known_value_of_the_empty_file(tmp_path):

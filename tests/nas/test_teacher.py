@@ -15,8 +15,9 @@ from nas.data.splits import Split
 from nas.data.tokenize import tokenize
 from nas.data.tokens import Tokens
 from nas.files import MANIFEST
+from nas.outputs import predict_logits
 from nas.recipe import DataSettings, FineTuneSettings, TeacherSettings
-from nas.teacher import Teacher, _teacher, cached_logits, fine_tune, load_teacher, predict_logits, save_teacher
+from nas.teacher import Teacher, _teacher, fine_tune, load_teacher, save_teacher
 from search_spaces.errors import ConfigError, MissingDependencyError, StateError
 from tests.conftest import needs_data, tiny_tokenizer
 
@@ -43,23 +44,6 @@ def test_a_classifier_has_a_head_and_a_base_model_has_none(tiny_teacher, tiny_ba
     base, has_head = load_teacher(TeacherSettings(model=str(tiny_base)), ("a", "b", "c"))
     assert not has_head
     assert base.model.config.labels == ("a", "b", "c")
-
-
-def test_the_logits_are_those_of_transformers(tiny_teacher, teacher, tokens):
-    reference = AutoModelForSequenceClassification.from_pretrained(tiny_teacher).eval()
-    logits = predict_logits(teacher.model, tokens, batch_size=16)
-    assert logits.dtype == np.float32
-    for row in (0, 7, len(tokens) - 1):
-        with torch.no_grad():
-            expected = reference(input_ids=tokens.collate(np.array([row])).input_ids).logits[0].numpy()
-        np.testing.assert_allclose(logits[row], expected, atol=1e-5)
-
-
-def test_predicting_leaves_the_mode_of_the_model_as_it_was(teacher, tokens):
-    expected = predict_logits(teacher.model, tokens)
-    teacher.model.train()
-    np.testing.assert_array_equal(predict_logits(teacher.model, tokens), expected)
-    assert teacher.model.training
 
 
 def test_the_fingerprint_follows_weights_and_tokenizer(tiny_teacher, teacher):
@@ -128,57 +112,6 @@ def test_an_interrupted_save_leaves_no_manifest(teacher, tmp_path, monkeypatch):
 
 def test_tokens_are_limited_to_the_positions_of_the_model(teacher):
     assert teacher.tokenizer.model_max_length == teacher.model.config.n_positions == 64
-
-
-def test_outputs_are_computed_once_and_found_again(teacher, tokens, tmp_path, monkeypatch):
-    logits = cached_logits(teacher, tokens, tmp_path)
-    assert (logits.shape, logits.dtype) == ((len(tokens), 2), np.float16)
-    np.testing.assert_allclose(logits, predict_logits(teacher.model, tokens), atol=2e-3)
-    seen = []
-    monkeypatch.setattr(
-        "nas.teacher.predict_logits", lambda model, rows: seen.append(len(rows)) or predict_logits(model, rows)
-    )
-    again = cached_logits(teacher, tokens, tmp_path)
-    np.testing.assert_array_equal(again, logits)
-    assert seen == [round(0.01 * len(tokens))]
-    assert isinstance(again, np.memmap)
-    assert not again.flags.writeable
-
-
-def test_other_tokens_and_other_weights_have_other_outputs(teacher, tokens, tmp_path):
-    cached_logits(teacher, tokens, tmp_path)
-    cached_logits(teacher, tokens.subset(np.arange(10)), tmp_path)
-    cached_logits(fine_tuned_by_hand(teacher), tokens, tmp_path)
-    assert len(list(tmp_path.glob("*.npy"))) == 3
-
-
-@pytest.mark.parametrize("damage", ["cut", "zeroed", "deleted"])
-def test_damaged_outputs_are_named(teacher, tokens, tmp_path, damage):
-    cached_logits(teacher, tokens, tmp_path)
-    (path,) = tmp_path.glob("*.npy")
-    content = path.read_bytes()
-    path.unlink()
-    if damage != "deleted":
-        path.write_bytes(content[:-9] if damage == "cut" else content[:-500] + bytes(500))
-    with pytest.raises(StateError, match=rf"{path.name}: missing or damaged"):
-        cached_logits(teacher, tokens, tmp_path)
-
-
-def test_outputs_without_a_seal_are_computed_again(teacher, tokens, tmp_path):
-    cached_logits(teacher, tokens, tmp_path)
-    (seal,) = tmp_path.glob("*.json")
-    seal.unlink()
-    seal.with_suffix(".npy").write_bytes(b"half")
-    assert len(cached_logits(teacher, tokens, tmp_path)) == len(tokens)
-
-
-def test_outputs_of_another_teacher_are_found_by_the_live_check(teacher, tokens, tmp_path):
-    cached_logits(teacher, tokens, tmp_path)
-    other = Teacher(fine_tuned_by_hand(teacher).model, teacher.tokenizer, teacher.fingerprint)
-    with torch.no_grad():
-        other.model.head.out.bias += 1.0
-    with pytest.raises(StateError, match=r"\.npy: \d+ of \d+ checked values differ"):
-        cached_logits(other, tokens, tmp_path)
 
 
 def test_a_wrong_number_of_labels_is_refused(tiny_teacher):

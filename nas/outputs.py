@@ -1,0 +1,150 @@
+"""What a model says of token rows; a teacher's answers are computed once and kept in files.
+
+Knows models, token rows and the files; not recipes, not students.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from nas.bundle import Outputs
+from nas.data.tokens import Tokens, bucketed_batches
+from nas.files import atomic_array, read_json, sha256_of, write_json
+from nas.teacher import Teacher
+from search_spaces.errors import StateError
+from search_spaces.families.encoder_model import TextEncoder
+from search_spaces.seeding import rng_for
+
+TOLERANCE = 2e-3  # relative, and absolute below 1: float16 keeps 5e-4, another order of batches changes 1e-5
+VERIFIED = 0.01  # share of the rows of found files that the live teacher is asked about
+BATCH = 64
+
+
+def predict_logits(model: TextEncoder, tokens: Tokens, batch_size: int = BATCH) -> np.ndarray:
+    """Return ``(n, n_labels)`` float32 logits, rows as in ``tokens``, computed in float32 without dropout."""
+    logits = np.empty((len(tokens), len(model.config.labels)), np.float32)
+    for rows, (said,) in _answers(model, tokens, batch_size, with_states=False):
+        logits[rows] = said
+    return logits
+
+
+def accuracy(logits: np.ndarray, tokens: Tokens) -> float:
+    """Return the share of rows, 0..1, whose largest of ``(n, n_labels)`` logits is at the label."""
+    return float((logits.argmax(axis=1) == tokens.labels).mean())
+
+
+def cached_outputs(
+    teacher: Teacher,
+    tokens: Tokens,
+    folder: Path,
+    with_states: bool = False,
+    on_rows: Callable[[int, int], None] = lambda done, total: None,
+) -> Outputs:
+    """Return the teacher's answers, from files where they were computed before.
+
+    One per cent of the rows of found files is compared with the live teacher.
+
+    Args:
+        teacher: Its fingerprint is part of the files' names, as are the tokens.
+        tokens: n rows.
+        folder: Where the files are kept, each beside its sha256.
+        with_states: Also the hidden states of the first token.
+        on_rows: Called during the computation with the rows done and the rows in all.
+
+    Returns:
+        Memory-mapped arrays, read-only, rows as in ``tokens``.
+
+    Raises:
+        StateError: A found file is damaged, or the teacher does not say what it holds.
+    """
+    key = _key(teacher, tokens)
+    paths = [folder / f"{key}.{part}.npy" for part in ("logits", *(["states"] if with_states else []))]
+    if all(_seal(path).exists() for path in paths):
+        for path in paths:
+            _check_seal(path)
+        _check_sample(teacher.model, tokens, paths)
+    else:
+        _compute(teacher.model, tokens, paths, on_rows)
+    return Outputs(*(np.load(path, mmap_mode="r", allow_pickle=False) for path in paths))
+
+
+def _answers(
+    model: TextEncoder, tokens: Tokens, batch_size: int, with_states: bool
+) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
+    """Yield rows with their logits and, on request, the states of their first tokens, float32."""
+    was_training = model.training
+    model.eval()
+    device = model.head.out.weight.device
+    for rows in bucketed_batches(tokens.lengths, batch_size, None):
+        batch = [part.to(device) for part in tokens.collate(rows)]
+        with torch.inference_mode():
+            if with_states:
+                logits, states = model(*batch, hidden_states=True)
+                found = [logits, torch.stack([state[:, 0] for state in states[1:]], dim=1)]
+            else:
+                found = [model(*batch)]
+        yield rows, [tensor.float().cpu().numpy() for tensor in found]
+    model.train(was_training)
+
+
+def _compute(model: TextEncoder, tokens: Tokens, paths: list[Path], on_rows: Callable[[int, int], None]) -> None:
+    """Write the answers in one pass, then their seals."""
+    shapes = [(len(model.config.labels),), (model.config.depth, model.config.hidden)]
+    done = 0
+    with ExitStack() as stack:
+        files = [
+            stack.enter_context(atomic_array(path, (len(tokens), *shape), np.float16))
+            for path, shape in zip(paths, shapes, strict=False)
+        ]
+        for rows, found in _answers(model, tokens, BATCH, with_states=len(files) > 1):
+            for file, values in zip(files, found, strict=True):
+                file[rows] = values
+            done += len(rows)
+            on_rows(done, len(tokens))
+    for path in paths:
+        write_json(_seal(path), {"sha256": sha256_of(path), "bytes": path.stat().st_size, "rows": len(tokens)})
+
+
+def _key(teacher: Teacher, tokens: Tokens) -> str:
+    """Return the name of what a teacher says of token rows."""
+    digest = hashlib.sha256(f"{teacher.fingerprint} float16".encode())
+    for part in (tokens.ids, tokens.types, tokens.offsets):
+        digest.update(f"{part.dtype} {part.shape}".encode())
+        digest.update(np.ascontiguousarray(part).data)
+    return digest.hexdigest()[:32]
+
+
+def _seal(path: Path) -> Path:
+    """Return where the sha256 of a file is kept."""
+    return path.with_suffix(".json")
+
+
+def _check_seal(path: Path) -> None:
+    """Compare a file with the sha256 written beside it."""
+    seal = _seal(path)
+    if not path.is_file() or sha256_of(path) != read_json(seal).get("sha256"):
+        raise StateError(
+            f"teacher outputs {path}: missing or damaged, sha256 is not that in {seal.name}. "
+            f"Delete {seal.name} to have them computed again."
+        )
+
+
+def _check_sample(model: TextEncoder, tokens: Tokens, paths: list[Path]) -> None:
+    """Compare some rows of the files with what the teacher says now."""
+    rows = rng_for(0, "verify", paths[0].stem).permutation(len(tokens))[: max(1, round(VERIFIED * len(tokens)))]
+    live = list(_answers(model, tokens.subset(rows), BATCH, with_states=len(paths) > 1))
+    order = rows[np.concatenate([part for part, _ in live])]
+    for i, path in enumerate(paths):
+        said = np.concatenate([values[i] for _, values in live])
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+        fits = found.shape == (len(tokens), *said.shape[1:])
+        n_off = int(np.sum(~np.isclose(found[order], said, TOLERANCE, TOLERANCE))) if fits else said.size
+        if n_off:
+            raise StateError(
+                f"teacher outputs {path}: {n_off} of {said.size} checked values differ from the live teacher's. "
+                f"Delete {_seal(path).name} to have them computed again."
+            )
