@@ -219,7 +219,7 @@ class Float:
 
     def sample(self, rng: np.random.Generator) -> float:
         """Return a value drawn uniformly, from the logarithms when ``log``."""
-        return self._at(float(rng.random()))
+        return self.at(float(rng.random()))
 
     def mutate(self, value: Value, rng: np.random.Generator, max_step: int = 2) -> float:
         """Return a different value at most ``max_step`` tenths of the range away; the same when alone."""
@@ -239,7 +239,7 @@ class Float:
         """Return an ordered choice of some of the values."""
         return Choice(tuple(sorted(float(value) for value in set(values))), ordered=True)
 
-    def _at(self, place: float) -> float:
+    def at(self, place: float) -> float:
         """Return the value at a place in [0, 1]; a place outside is taken to the nearer bound."""
         place = min(1.0, max(0.0, place))
         low, high = (math.log(x) if self.log else x for x in (self.low, self.high))
@@ -249,7 +249,7 @@ class Float:
     def _moved(self, value: Value, share: float) -> tuple[float, float]:
         """Return the values a share of the range away in the one direction and in the other."""
         (place,) = self.encode(value)
-        return self._at(place + share), self._at(place - share)
+        return self.at(place + share), self.at(place - share)
 
     def optuna_json(self) -> dict[str, Any]:
         """Return a distribution of the same values in the JSON format of Optuna."""
