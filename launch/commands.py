@@ -23,7 +23,7 @@ from nas.executor import Executor
 from nas.inprocess import InProcessExecutor
 from nas.recipe import Recipe
 from nas.run_folder import RunFolder, fresh_folder
-from nas.tracker import NullTracker, Tracker
+from nas.tracker import NullTracker, State, Tracker
 from search_spaces.errors import ConfigError
 from search_spaces.registry import unknown_name
 
@@ -116,19 +116,19 @@ def _drive(recipe: Recipe, folder: RunFolder) -> int:
     progress = make_progress(folder.log)
     executor, tracker = make_executor(recipe), make_tracker(recipe, folder)
     progress.say(f"run folder: {_short(folder.path)}")
+    state: State = "failed"
     with _quiet_libraries(), _stoppable():
         try:
             Engine(recipe, folder, executor, tracker, progress).run()
             _finish(recipe, folder, progress, tracker)
+            state = "finished"
             return 0
         except KeyboardInterrupt as signalled:
-            tracker.finish("killed")
+            state = "killed"
             progress.warn(f"stopped; continue with: nas resume {_short(folder.path)}")
             return 143 if isinstance(signalled, Stopped) else 130
-        except BaseException:
-            tracker.finish("failed")
-            raise
         finally:
+            tracker.finish(state)
             progress.close()
             executor.close()
             folder.unlock()

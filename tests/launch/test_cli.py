@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 import yaml
+from mlflow import MlflowClient
 from typer.testing import CliRunner
 
 from launch.cli import app
+from nas.run_folder import RunFolder
 
 COMMANDS = ("search", "resume", "report", "export", "recipe", "doctor")
 
@@ -85,6 +87,23 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments: list[str], message: st
     assert code == 2
     assert message in output
     assert len(output.strip().splitlines()) == 1
+
+
+def test_a_search_that_fails_is_tracked_as_failed_and_leaves_its_folder_unlocked(
+    recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    recipe = yaml.safe_load(recipe_file.read_text())
+    recipe["tracking"] = {"mlflow": True}
+    recipe["constraints"] = ["latency_ms <= 0.0000001"]
+    recipe_file.write_text(yaml.safe_dump(recipe))
+    run = tmp_path / "run"
+    assert invoke("search", str(recipe_file), "--output", str(run))[0] == 3
+    client = MlflowClient(f"sqlite:///{run / 'mlflow.db'}")
+    (experiment,) = [each for each in client.search_experiments() if each.name == "prentice"]
+    (parent,) = client.search_runs([experiment.experiment_id])
+    assert parent.info.status == "FAILED"
+    RunFolder(run).lock()  # raises when another one holds it
 
 
 def test_an_infeasible_limit_ends_with_exit_code_3(recipe_file: Path, tmp_path: Path) -> None:
