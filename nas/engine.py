@@ -125,7 +125,8 @@ class Engine:
         )
         if isinstance(self.record.sampler, Strategy):  # ours do not even propose what cannot meet a constraint
             self.record.sampler.foresee(Foreknowledge(lambda genes: known.shortfall(genes, constraints) <= 0))
-        search.run()
+        if (exhausted := search.run()) is not None:
+            self.progress.warn(exhausted)
 
     def _told(self, trial: FrozenTrial, known: Profile) -> None:
         """Mirror an ended trial and say what became of it."""

@@ -29,6 +29,16 @@ class Notes(NullTracker):
         self.trials[trial.name] = trial
 
 
+class Heard(Silent):
+    """A progress that remembers its warnings."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, line: str) -> None:
+        self.warnings.append(line)
+
+
 class Interrupted(InProcessExecutor):
     """Stops the search, as Ctrl-C would, when the given number of trials has ended."""
 
@@ -158,7 +168,7 @@ def test_an_infeasible_constraint_ends_with_the_fastest_student(tiny_recipe: dic
         engine(tiny_recipe, tmp_path / "run").run()
 
 
-def test_a_space_smaller_than_the_budget_is_exhausted(tiny_recipe: dict[str, Any], tmp_path: Path) -> None:
+def test_a_space_smaller_than_the_budget_is_exhausted_and_says_so(tiny_recipe: dict[str, Any], tmp_path: Path) -> None:
     tiny_recipe["space"] = {
         "genes": {"keep_1": [False], "keep_2": [False], "hidden": [16], "ffn": [32, 64], "int8.enabled": [True]}
     }
@@ -167,9 +177,20 @@ def test_a_space_smaller_than_the_budget_is_exhausted(tiny_recipe: dict[str, Any
         "structured_pruning": {"schedule": "oneshot"},
         "int8": {"per_channel": True},
     }
+    for what in ("search", "resumption"):
+        made = engine(tiny_recipe, tmp_path / "run")
+        made.progress = heard = Heard()
+        made.run()
+        assert len(made.record.trials((TrialState.COMPLETE,))) == 2, what
+        assert heard.warnings == ["space exhausted: all 2 students were tried; 2 of 6 trials used"]
+
+
+def test_a_budget_that_is_spent_is_no_exhausted_space(tiny_recipe: dict[str, Any], tmp_path: Path) -> None:
+    tiny_recipe["search"] = {"trials": 2, "profile_shapes": 4, "train": {"epochs": 0.2}}
     made = engine(tiny_recipe, tmp_path / "run")
+    made.progress = heard = Heard()
     made.run()
-    assert len(made.record.trials((TrialState.COMPLETE,))) == 2
+    assert heard.warnings == []
 
 
 @pytest.mark.parametrize(
