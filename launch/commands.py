@@ -13,6 +13,7 @@ import typer
 
 from launch.export import export_student
 from launch.mlflow_tracker import MlflowTracker
+from launch.ray_address import check_address
 from launch.ray_executor import RayExecutor
 from launch.recipes import EMBEDDED, embedded_names, load_recipe, save_recipe
 from launch.report import terminal_table, write_report
@@ -45,6 +46,7 @@ def search(
         limits = (*recipe.constraints, f"latency_ms <= {max_latency_ms:g}")
         recipe = recipe.model_copy(update={"constraints": limits})
     check_names(recipe)
+    check_address(recipe.cluster)
     recipe = _with_absolute_paths(recipe)
     folder = RunFolder(output) if output else fresh_folder(Path("runs"), recipe.name)
     if folder.study.exists() or (folder.teacher / "model").exists():
@@ -63,6 +65,7 @@ def resume(run: Path, trials: int | None, address: str | None) -> int:
     folder.create()
     folder.lock()
     recipe = load_recipe(str(folder.recipe), {"search.trials": trials, "cluster.address": address}, [])
+    check_address(recipe.cluster)
     save_recipe(recipe, folder.recipe)
     return _drive(recipe, folder)
 

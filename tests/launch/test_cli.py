@@ -89,6 +89,36 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments: list[str], message: st
     assert len(output.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("127.0.0.1:1", "no Ray answers at '127.0.0.1:1'"),
+        ("ray://localhost:1", "no Ray answers at 'ray://localhost:1'"),
+        ("headnode", "'headnode' is no address"),
+        ("192.0.2.1:6379", "cluster.allow_unauthenticated: true"),
+    ],
+)
+def test_a_cluster_that_cannot_be_joined_is_refused_before_data_is_loaded(
+    recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, message: str
+) -> None:
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    run = tmp_path / "run"
+    arguments = ["--set", "cluster.executor=ray", "--set", "data.source=/nowhere.csv", "--address", address]
+    code, output = invoke("search", str(recipe_file), "--output", str(run), *arguments)
+    assert (code, message in output) == (2, True), output
+    assert len(output.strip().splitlines()) == 1
+    assert not run.exists()
+
+
+def test_a_resumed_search_looks_at_its_cluster_first(recipe_file: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    recipe = {**yaml.safe_load(recipe_file.read_text()), "cluster": {"executor": "ray"}}
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    code, output = invoke("resume", str(run), "--address", "127.0.0.1:1")
+    assert (code, "no Ray answers at '127.0.0.1:1'" in output) == (2, True), output
+
+
 def test_a_search_that_fails_is_tracked_as_failed_and_leaves_its_folder_unlocked(
     recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
