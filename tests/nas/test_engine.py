@@ -7,7 +7,7 @@ import pytest
 from optuna.trial import TrialState
 
 import nas
-from nas.engine import Engine
+from nas.engine import Engine, check_names
 from nas.executor import Outcome, Task
 from nas.inprocess import InProcessExecutor
 from nas.progress import Silent
@@ -201,6 +201,7 @@ def test_a_budget_that_is_spent_is_no_exhausted_space(tiny_recipe: dict[str, Any
         ("constraints", ["latency_ms <= 1", "latency_ms >= 2"], "latency_ms"),
         ("search", {"strategy": "evolutoin"}, "Did you mean 'evolution'"),
         ("device", {"name": "cpuu"}, "Did you mean 'cpu'"),
+        ("device", {"threads": 4096}, r"device\.threads: 4096 is more than the \d+ processors"),
         ("space", {"family": "text_encodr"}, "Did you mean 'text_encoder'"),
         ("space", {"genes": {"ffn": [4000]}}, "4000"),
         ("space", {"genes": {"ffn": []}}, "ffn"),
@@ -218,6 +219,18 @@ def test_a_bad_recipe_is_refused_before_any_worker_starts(
         engine({**tiny_recipe, section: value}, tmp_path / "run", executor).run()
     assert len(str(caught.value).splitlines()) == 1
     assert executor._bundle is None
+
+
+def test_only_a_cluster_may_have_more_processors_than_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    many = {"device": {"threads": 4096}}
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    check_names(Recipe.model_validate({**many, "cluster": {"address": "192.0.2.1:6379"}}))
+    with pytest.raises(ConfigError, match=r"device\.threads: 4096"):
+        check_names(Recipe.model_validate(many))
+    monkeypatch.setenv("RAY_ADDRESS", "192.0.2.1:6379")
+    check_names(Recipe.model_validate(many))
+    with pytest.raises(ConfigError, match=r"device\.threads: 4096"):
+        check_names(Recipe.model_validate({**many, "cluster": {"executor": "inprocess"}}))
 
 
 def test_the_profile_covers_the_space(finished: tuple[Engine, list[Any]]) -> None:
