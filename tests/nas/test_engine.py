@@ -5,18 +5,20 @@ from typing import Any
 import numpy as np
 import pytest
 from optuna.trial import TrialState
+from transformers import BertForSequenceClassification
 
 import nas
 from nas.engine import Engine, check_names
 from nas.executor import Outcome, Task
 from nas.inprocess import InProcessExecutor
+from nas.prepare import prepare
 from nas.progress import Silent
 from nas.recipe import Recipe
 from nas.run_folder import RunFolder
 from nas.student import manifest
 from nas.tracker import NullTracker, TrialRun
 from search_spaces.errors import ConfigError, InfeasibleError, StateError
-from tests.conftest import write_rows
+from tests.conftest import tiny_config, tiny_tokenizer, write_rows
 
 
 class Notes(NullTracker):
@@ -233,12 +235,40 @@ def test_only_a_cluster_may_have_more_processors_than_this_machine(monkeypatch: 
         check_names(Recipe.model_validate({**many, "cluster": {"executor": "inprocess"}}))
 
 
+def named_teacher(folder: Path, **config: Any) -> Path:
+    BertForSequenceClassification(tiny_config(**config)).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("config", "labels"),
+    [({"id2label": {0: "NEGATIVE", 1: "POSITIVE"}}, ("NEGATIVE", "POSITIVE")), ({"num_labels": 2}, ("0", "1"))],
+)
+@pytest.mark.parametrize("finetune", [None, {"epochs": 1}])
+def test_a_trained_teacher_lends_its_label_names_also_when_resumed(
+    tiny_recipe: dict[str, Any], tmp_path: Path, config: Any, labels: Any, finetune: Any
+) -> None:
+    tiny_recipe["teacher"] = {"model": str(named_teacher(tmp_path / "teacher", **config)), "finetune": finetune}
+    made = engine(tiny_recipe, tmp_path / "run")
+    for what in ("search", "resumption"):
+        prepared = prepare(made.recipe, made.folder, Silent())
+        assert prepared.data.labels == tuple(prepared.bundle.teacher_config["labels"]) == labels, what
+    assert set(prepared.bundle.train.labels.tolist()) == {0, 1}
+
+
+def test_a_teacher_of_other_labels_is_refused_with_both_counts(tiny_recipe: dict[str, Any], tmp_path: Path) -> None:
+    names = {0: "NO", 1: "MAYBE", 2: "YES"}
+    tiny_recipe["teacher"] = {"model": str(named_teacher(tmp_path / "teacher", id2label=names))}
+    message = r"has 2 labels \(0, 1\), the teacher tells 3 apart \(NO, MAYBE, YES\)"
+    with pytest.raises(ConfigError, match=message):
+        engine(tiny_recipe, tmp_path / "run").run()
+
+
 def test_the_profile_covers_the_space(finished: tuple[Engine, list[Any]]) -> None:
     from nas.profile import design
 
     made, _ = finished
-    from nas.prepare import prepare
-
     candidates = prepare(made.recipe, made.folder, Silent()).candidates
     shapes = design(candidates, 12, 0)
     assert len({candidates.space.key(genes) for genes in shapes}) == 12
