@@ -12,7 +12,6 @@ from typing import Any
 import typer
 
 from launch.export import export_student
-from launch.mlflow_tracker import MlflowTracker
 from launch.ray_address import check_address
 from launch.ray_executor import RayExecutor
 from launch.recipes import EMBEDDED, embedded_names, load_recipe, save_recipe
@@ -25,8 +24,10 @@ from nas.inprocess import InProcessExecutor
 from nas.recipe import Recipe
 from nas.run_folder import RunFolder, fresh_folder
 from nas.tracker import NullTracker, State, Tracker
-from search_spaces.errors import ConfigError
-from search_spaces.registry import unknown_name
+from search_spaces.errors import ConfigError, MissingDependencyError
+from search_spaces.registry import Table, unknown_name
+
+TRACKERS = Table("tracker", {"mlflow": "launch.mlflow_tracker:MlflowTracker"})  # imported by a search that tracks
 
 
 class Stopped(KeyboardInterrupt):
@@ -107,11 +108,22 @@ def make_executor(recipe: Recipe) -> Executor:
 
 
 def make_tracker(recipe: Recipe, folder: RunFolder) -> Tracker:
-    """Return the tracker a recipe asks for: the recipe's URI, MLFLOW_TRACKING_URI, or SQLite in the run folder."""
+    """Return the tracker a recipe asks for: the recipe's URI, MLFLOW_TRACKING_URI, or SQLite in the run folder.
+
+    Raises:
+        MissingDependencyError: It asks for MLflow, which is not installed.
+    """
     if not recipe.tracking.mlflow:
         return NullTracker()
     uri = recipe.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
-    return MlflowTracker(uri, recipe.tracking.experiment, folder.path)
+    try:
+        tracker: Tracker = TRACKERS.load("mlflow")(uri, recipe.tracking.experiment, folder.path)
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"tracking.mlflow: the package mlflow cannot be imported ({error}). "
+            "Install it with: pip install mlflow; or search without: --set tracking.mlflow=false"
+        ) from None
+    return tracker
 
 
 def _drive(recipe: Recipe, folder: RunFolder) -> int:

@@ -136,6 +136,22 @@ def test_a_search_that_fails_is_tracked_as_failed_and_leaves_its_folder_unlocked
     RunFolder(run).lock()  # raises when another one holds it
 
 
+def test_a_missing_mlflow_is_one_line_and_no_search_without_tracking_needs_it(
+    recipe_file: Path, tmp_path: Path
+) -> None:
+    program = (
+        "import sys; sys.modules['mlflow'] = None\nfrom launch.cli import app\n"  # None: as if not installed
+        "app(['search', sys.argv[1], '--output', sys.argv[2], '--set', 'tracking.mlflow=' + sys.argv[3],"
+        " '--set', 'data.source=/nowhere.csv'])"
+    )
+    for wanted, message in (("true", "pip install mlflow"), ("false", "'/nowhere.csv' does not exist")):
+        arguments = [str(recipe_file), str(tmp_path / wanted), wanted]
+        ran = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
+        assert ran.returncode == 2, ran.stderr
+        assert message in ran.stderr
+        assert len(ran.stderr.strip().splitlines()) == 1
+
+
 def test_an_infeasible_limit_ends_with_exit_code_3(recipe_file: Path, tmp_path: Path) -> None:
     code, output = invoke(
         "search", str(recipe_file), "--output", str(tmp_path / "run"), "--max-latency-ms", "0.0000001"
