@@ -12,7 +12,7 @@ from typing import Any
 import typer
 
 from launch.export import export_student
-from launch.mlflow_tracker import MlflowTracker
+from launch.ray_address import check_address
 from launch.ray_executor import RayExecutor
 from launch.recipes import EMBEDDED, embedded_names, load_recipe, save_recipe
 from launch.report import terminal_table, write_report
@@ -23,9 +23,11 @@ from nas.executor import Executor
 from nas.inprocess import InProcessExecutor
 from nas.recipe import Recipe
 from nas.run_folder import RunFolder, fresh_folder
-from nas.tracker import NullTracker, Tracker
-from search_spaces.errors import ConfigError
-from search_spaces.registry import unknown_name
+from nas.tracker import NullTracker, State, Tracker
+from search_spaces.errors import ConfigError, MissingDependencyError
+from search_spaces.registry import Table, unknown_name
+
+TRACKERS = Table("tracker", {"mlflow": "launch.mlflow_tracker:MlflowTracker"})  # imported by a search that tracks
 
 
 class Stopped(KeyboardInterrupt):
@@ -45,6 +47,7 @@ def search(
         limits = (*recipe.constraints, f"latency_ms <= {max_latency_ms:g}")
         recipe = recipe.model_copy(update={"constraints": limits})
     check_names(recipe)
+    check_address(recipe.cluster)
     recipe = _with_absolute_paths(recipe)
     folder = RunFolder(output) if output else fresh_folder(Path("runs"), recipe.name)
     if folder.study.exists() or (folder.teacher / "model").exists():
@@ -63,6 +66,7 @@ def resume(run: Path, trials: int | None, address: str | None) -> int:
     folder.create()
     folder.lock()
     recipe = load_recipe(str(folder.recipe), {"search.trials": trials, "cluster.address": address}, [])
+    check_address(recipe.cluster)
     save_recipe(recipe, folder.recipe)
     return _drive(recipe, folder)
 
@@ -104,11 +108,22 @@ def make_executor(recipe: Recipe) -> Executor:
 
 
 def make_tracker(recipe: Recipe, folder: RunFolder) -> Tracker:
-    """Return the tracker a recipe asks for: the recipe's URI, MLFLOW_TRACKING_URI, or SQLite in the run folder."""
+    """Return the tracker a recipe asks for: the recipe's URI, MLFLOW_TRACKING_URI, or SQLite in the run folder.
+
+    Raises:
+        MissingDependencyError: It asks for MLflow, which is not installed.
+    """
     if not recipe.tracking.mlflow:
         return NullTracker()
     uri = recipe.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
-    return MlflowTracker(uri, recipe.tracking.experiment, folder.path)
+    try:
+        tracker: Tracker = TRACKERS.load("mlflow")(uri, recipe.tracking.experiment, folder.path)
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"tracking.mlflow: the package mlflow cannot be imported ({error}). "
+            "Install it with: pip install mlflow; or search without: --set tracking.mlflow=false"
+        ) from None
+    return tracker
 
 
 def _drive(recipe: Recipe, folder: RunFolder) -> int:
@@ -116,19 +131,19 @@ def _drive(recipe: Recipe, folder: RunFolder) -> int:
     progress = make_progress(folder.log)
     executor, tracker = make_executor(recipe), make_tracker(recipe, folder)
     progress.say(f"run folder: {_short(folder.path)}")
+    state: State = "failed"
     with _quiet_libraries(), _stoppable():
         try:
             Engine(recipe, folder, executor, tracker, progress).run()
             _finish(recipe, folder, progress, tracker)
+            state = "finished"
             return 0
         except KeyboardInterrupt as signalled:
-            tracker.finish("killed")
+            state = "killed"
             progress.warn(f"stopped; continue with: nas resume {_short(folder.path)}")
             return 143 if isinstance(signalled, Stopped) else 130
-        except BaseException:
-            tracker.finish("failed")
-            raise
         finally:
+            tracker.finish(state)
             progress.close()
             executor.close()
             folder.unlock()

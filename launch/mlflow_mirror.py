@@ -11,11 +11,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from alembic.util.exc import CommandError
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from nas.tracker import State, TrialRun
+from search_spaces.errors import ConfigError
 
 STATUS: dict[State, str] = {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
 PARENT = "mlflow.parentRunId"
@@ -36,11 +38,21 @@ class Mirror:
         self._children: dict[str, Run] = {}
 
     def open(self) -> None:
-        """Connect, and create the store and the experiment when they are missing."""
+        """Connect, and create the store and the experiment when they are missing.
+
+        Raises:
+            ConfigError: The store is a database of another version of MLflow, or one half made.
+        """
         uri, name, artifacts = self._where
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
-        self._client = MlflowClient(uri)
-        found = self._client.get_experiment_by_name(name)
+        try:
+            self._client = MlflowClient(uri)
+            found = self._client.get_experiment_by_name(name)
+        except CommandError as error:  # alembic's, when it does not know the schema's revision
+            raise ConfigError(
+                f"tracking: {uri} is not a store of this MLflow ({error}); move the file away, install the version of "
+                "MLflow that wrote it, or search without: --set tracking.mlflow=false"
+            ) from None
         self._experiment_id = found.experiment_id if found else self._client.create_experiment(name, artifacts)
 
     def start(self, name: str, params: Mapping[str, Any], run_id: str | None) -> None:

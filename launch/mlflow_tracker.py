@@ -63,6 +63,9 @@ class MlflowTracker:
 
         Returns:
             The parent's id, or None when MLflow does not answer; it is tried again as trials are logged.
+
+        Raises:
+            ConfigError: The store is there but of another version of MLflow: waiting would not help.
         """
         self._queue.append(lambda: self._mirror.start(name, params, run_id))
         try:

@@ -7,13 +7,11 @@ import logging
 import os
 import secrets
 import shutil
-import socket
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import ray
 
@@ -21,8 +19,9 @@ import compressors
 import launch
 import nas
 import search_spaces
+from launch.ray_address import INIT_ERRORS, check_address, cluster_address, init_error
 from nas.recipe import ClusterSettings
-from search_spaces.errors import ConfigError, DeviceError
+from search_spaces.errors import DeviceError
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +57,8 @@ class RayCluster:
             settings: ``address``, else ``RAY_ADDRESS``, else a local instance that dies with this process.
             device: Name of the device; a local instance offers one slot of it.
         """
-        self.address = settings.address or os.environ.get("RAY_ADDRESS")
+        self.address = cluster_address(settings)
+        self._settings = settings
         self._device = device
         self._folder: Path | None = None
         self._is_ours = False
@@ -67,15 +67,19 @@ class RayCluster:
         """Start or join Ray; a Ray that this process has already started is used as it is.
 
         Raises:
-            ConfigError: No Ray answers at the address.
+            ConfigError: No Ray answers at the address, it refuses this process, or none can be started.
         """
         if ray.is_initialized():
             return
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        if self.address is None:
-            self._start_local()
-        else:
-            self._join(self.address)
+        check_address(self._settings)
+        try:
+            if self.address is None:
+                self._start_local()
+            else:
+                self._join(self.address)
+        except INIT_ERRORS as error:
+            raise init_error(self.address, error) from None
         self._is_ours = True
 
     def _start_local(self) -> None:
@@ -93,16 +97,12 @@ class RayCluster:
 
     def _join(self, address: str) -> None:
         """Join a running cluster; our code travels with the job, so its nodes need the libraries only."""
-        _check_reachable(address)
-        try:
-            ray.init(
-                address=address,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                runtime_env={"py_modules": [str(Path(package.__path__[0])) for package in OUR_PACKAGES]},
-            )
-        except ConnectionError as error:
-            raise _unreachable(address, error) from None
+        ray.init(
+            address=address,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env={"py_modules": [str(Path(package.__path__[0])) for package in OUR_PACKAGES]},
+        )
 
     def nodes(self) -> list[Node]:
         """Return the living nodes."""
@@ -163,23 +163,3 @@ def ensure_private_token() -> None:
     else:
         with open(os.open(token, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
             file.write(secrets.token_hex(32))
-
-
-def _check_reachable(address: str) -> None:
-    """Fail in seconds when nothing listens; Ray itself tries for a minute."""
-    host, colon, port = address.rpartition(":")
-    if "://" in address or not colon or not port.isdigit():
-        return  # "auto" and ray:// addresses are Ray's to check
-    try:
-        socket.create_connection((host, int(port)), timeout=5.0).close()
-    except OSError as error:
-        raise _unreachable(address, error) from None
-
-
-def _unreachable(address: str, error: Any) -> ConfigError:
-    """Return the error for an address where no Ray answers."""
-    reason = str(error).partition("\n")[0]
-    return ConfigError(
-        f"cluster.address: no Ray answers at {address!r} ({reason}); it must be host:port of a head node. "
-        "Start one with: ray start --head"
-    )

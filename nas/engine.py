@@ -3,6 +3,7 @@
 Knows the phases and their order; Ray, MLflow and terminals only through `Executor`, `Tracker` and `Progress`.
 """
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -124,7 +125,8 @@ class Engine:
         )
         if isinstance(self.record.sampler, Strategy):  # ours do not even propose what cannot meet a constraint
             self.record.sampler.foresee(Foreknowledge(lambda genes: known.shortfall(genes, constraints) <= 0))
-        search.run()
+        if (exhausted := search.run()) is not None:
+            self.progress.warn(exhausted)
 
     def _told(self, trial: FrozenTrial, known: Profile) -> None:
         """Mirror an ended trial and say what became of it."""
@@ -240,10 +242,10 @@ def check_identity(record: Record, prepared: Prepared) -> None:
 
 
 def check_names(recipe: Recipe) -> None:
-    """Refuse unknown objectives, constraints, strategies and devices before anything slow begins.
+    """Refuse unknown objectives, constraints, strategies, devices and too many threads before anything slow begins.
 
     Raises:
-        ConfigError: It lists the known names and the nearest one.
+        ConfigError: It lists the known names and the nearest one, or says how many threads there can be.
     """
     for name in recipe.objectives:
         Objective.of(name)
@@ -252,6 +254,21 @@ def check_names(recipe: Recipe) -> None:
     for table, name in ((DEVICES, recipe.device.name), (FAMILIES, recipe.space.family)):
         if name not in table:
             raise unknown_name(table.what, name, list(table))
+    _check_threads(recipe)
+
+
+def _check_threads(recipe: Recipe) -> None:
+    """Refuse more threads than processors where this machine measures; one of a cluster may have more."""
+    cluster, n_threads = recipe.cluster, recipe.device.threads
+    is_elsewhere = cluster.executor == "ray" and (cluster.address or os.environ.get("RAY_ADDRESS"))
+    if is_elsewhere or not hasattr(os, "sched_getaffinity"):
+        return
+    most = len(os.sched_getaffinity(0))
+    if n_threads > most:
+        raise ConfigError(
+            f"device.threads: {n_threads} is more than the {most} processors that this process may use; "
+            "choose fewer, or measure on a cluster's machine with --address."
+        )
 
 
 def _front_row(trial: FrozenTrial) -> FrontRow:

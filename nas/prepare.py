@@ -26,7 +26,7 @@ from nas.outputs import accuracy, cached_outputs, predict_logits
 from nas.progress import Progress, Snapshot
 from nas.recipe import Recipe, TeacherSettings
 from nas.run_folder import RunFolder
-from nas.teacher import Teacher, fine_tune, load_teacher, save_teacher
+from nas.teacher import Teacher, fine_tune, load_teacher, save_teacher, teacher_labels
 from search_spaces.errors import ConfigError
 from search_spaces.seeding import rng_for
 
@@ -74,7 +74,7 @@ def prepare(
         ConfigError: Bad recipe, data or teacher, in one line.
     """
     clock = Stopwatch()
-    data = load_data(recipe.data, recipe.search.seed)
+    data = load_data(recipe.data, recipe.search.seed, *teacher_labels(_teacher_settings(recipe, folder)))
     progress.say(
         f"data: {len(data.train.labels):,} train, {len(data.validation.labels):,} validation, "
         f"{len(data.test.labels) if data.test else 0:,} test rows, {len(data.labels)} labels"
@@ -105,16 +105,22 @@ def prepare(
 
 def _load_teacher(recipe: Recipe, data: TextData, folder: RunFolder) -> tuple[Teacher, bool]:
     """Return the teacher, and whether it needs no fine-tuning (any more)."""
-    tuned = folder.teacher / "model"
-    if (tuned / MANIFEST).exists():
-        return load_teacher(TeacherSettings(model=str(tuned)), data.labels)
-    teacher, has_head = load_teacher(recipe.teacher, data.labels)
+    settings = _teacher_settings(recipe, folder)
+    teacher, has_head = load_teacher(settings, data.labels)
+    if settings is not recipe.teacher:
+        return teacher, True
     if not has_head and recipe.teacher.finetune is None:
         raise ConfigError(
             f"teacher {recipe.teacher.model!r}: has no trained classification head; "
             "add 'teacher: {finetune: {epochs: 3}}' to train one first."
         )
     return teacher, recipe.teacher.finetune is None
+
+
+def _teacher_settings(recipe: Recipe, folder: RunFolder) -> TeacherSettings:
+    """Return where the teacher is: the recipe's, or the fine-tuned one of an interrupted search."""
+    tuned = folder.teacher / "model"
+    return TeacherSettings(model=str(tuned)) if (tuned / MANIFEST).exists() else recipe.teacher
 
 
 def _fine_tuned(recipe: Recipe, teacher: Teacher, train: Tokens, folder: RunFolder, progress: Progress) -> Teacher:

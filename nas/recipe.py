@@ -111,6 +111,7 @@ class ClusterSettings(Section):
 
     executor: Literal["ray", "inprocess"] = "ray"
     address: str | None = Field(None, description="Ray cluster; None: RAY_ADDRESS, else a local Ray")
+    allow_unauthenticated: bool = Field(False, description="join another machine's Ray though RAY_AUTH_MODE is off")
     cpus_per_trial: int = Field(1, ge=1)
     gpus_per_trial: float = Field(0.0, ge=0)
     max_parallel: int | None = Field(None, ge=1, description="None: as many as the cluster holds")

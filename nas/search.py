@@ -40,8 +40,8 @@ class Search:
     on_tick: Callable[[int], None]
     running: dict[str, tuple[int, dict[str, Value]]] = field(default_factory=dict)
 
-    def run(self) -> None:
-        """Spend what is left of the budget.
+    def run(self) -> str | None:
+        """Spend what is left of the budget; return why some of it is left when the space holds no more candidates.
 
         Raises:
             StateError: The first trials all failed alike.
@@ -56,10 +56,20 @@ class Search:
             while not is_exhausted and len(self.running) < min(left, self.executor.slots("train")):
                 is_exhausted = not self._propose(keys)
             if not self.running:
-                return
+                return self._exhausted(left, len(keys))
             for outcome in self.executor.wait(1.0):
                 self._settle(outcome)
             self.on_tick(len(self.running))
+        return None
+
+    def _exhausted(self, left: int, n_tried: int) -> str:
+        """Return one line that says why the search ends with trials left."""
+        size, trials = self.known.candidates.space.size, self.settings.trials
+        if n_tried >= size:
+            reason = f"all {size:,} students were tried"
+        else:
+            reason = f"{REJECTIONS} proposals in a row were tried before or cannot meet the constraints"
+        return f"space exhausted: {reason}; {trials - left} of {trials} trials used"
 
     def _spent(self) -> list[FrozenTrial]:
         """Return the trials that count against the budget: trained or failed."""

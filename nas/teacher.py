@@ -20,7 +20,7 @@ from nas.files import MANIFEST, check_manifest, write_manifest
 from nas.recipe import FineTuneSettings, TeacherSettings, TrainSettings
 from search_spaces.errors import ConfigError, MissingDependencyError
 from search_spaces.families import FAMILIES
-from search_spaces.families.encoder_hf import save_hf
+from search_spaces.families.encoder_hf import save_hf, trained_labels
 from search_spaces.families.encoder_model import TextEncoder
 from search_spaces.registry import unknown_name
 
@@ -61,6 +61,22 @@ def load_teacher(settings: TeacherSettings, labels: Sequence[str]) -> tuple[Teac
         check_manifest(Path(source))
     model, has_head = FAMILIES.load("text_encoder")().load(source, labels, settings.revision)
     return _teacher(model.eval(), _load_tokenizer(source, settings, model)), has_head
+
+
+def teacher_labels(settings: TeacherSettings) -> tuple[int | None, tuple[str, ...] | None]:
+    """Return how many labels a teacher's trained head tells apart, and their names; None for what it cannot say.
+
+    Names that transformers makes up (``LABEL_0``, ``LABEL_1``) are no names.
+
+    Raises:
+        ConfigError, MissingDependencyError, StateError: As `load_teacher`.
+    """
+    source = _built_in(settings.model) if settings.model.startswith(BUILT_IN) else settings.model
+    names = trained_labels(source, settings.revision)
+    if names is None:
+        return None, None
+    is_made_up = names == tuple(f"LABEL_{index}" for index in range(len(names)))
+    return len(names), None if is_made_up else names
 
 
 def save_teacher(teacher: Teacher, folder: Path) -> None:

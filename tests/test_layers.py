@@ -132,6 +132,17 @@ def test_only_the_tables_import_by_name():
     assert not wrong
 
 
+def test_everything_is_caught_in_one_place_only():
+    broad = {
+        path
+        for path, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ExceptHandler)
+        and (node.type is None or (isinstance(node.type, ast.Name) and node.type.id in ("Exception", "BaseException")))
+    }
+    assert broad == {"nas/work.py"}
+
+
 def test_no_modules_import_each_other_in_a_circle():
     graph = {module: set() for module in MODULES}
     for i in IMPORTS:

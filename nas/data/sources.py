@@ -35,8 +35,9 @@ def load_data(
     Args:
         settings: The recipe's data section.
         seed: Equal seeds give equal splits.
-        n_labels_of_teacher: Bound of integer labels; None takes the largest label of train.
-        label_names: Names in the teacher's order; None takes the source's own, sorted where they are words.
+        n_labels_of_teacher: How many labels the data must have; None takes what train has.
+        label_names: Names in the teacher's order, integers are positions in it; None takes the source's own, sorted
+            where they are words.
 
     Raises:
         DataError: The data cannot be used: see `nas.data.splits.check_split`; or a missing column, text or label.
@@ -45,12 +46,24 @@ def load_data(
     if settings.source in DATASETS:
         return _limited(_built_in(settings), settings, seed)
     tables = _read_tables(settings)
-    known = list(label_names or tables["train"].label_names or [])
-    labels = known or _names_of(_column(tables["train"].rows, settings.label, "train"), n_labels_of_teacher)
-    splits = {name: _split(table.rows, name, settings, labels) for name, table in tables.items()}
+    own = list(tables["train"].label_names or _names_of(_column(tables["train"].rows, settings.label, "train")))
+    _check_count(own, n_labels_of_teacher, label_names)
+    labels = list(label_names or own)
+    splits = {name: _split(table, name, settings, labels) for name, table in tables.items()}
     for name, split in splits.items():
         check_split(split, name, labels, several=name != "test")
     return _limited(_disjoint(splits, settings, seed, tuple(labels)), settings, seed)
+
+
+def _check_count(own: Sequence[str], n_labels: int | None, names: Sequence[str] | None) -> None:
+    """Refuse data with more or fewer labels than the teacher tells apart."""
+    if n_labels is not None and len(own) != n_labels:
+        theirs = f" ({', '.join(names)})" if names else ""
+        shown = ", ".join(own[:8]) + (", ..." if len(own) > 8 else "")
+        raise DataError(
+            f"data.train: has {len(own)} labels ({shown}), the teacher tells {n_labels} apart{theirs}; both need the "
+            "same number. Use the data it was trained on, or a base model with teacher.finetune."
+        )
 
 
 def _built_in(settings: DataSettings) -> TextData:
@@ -86,10 +99,22 @@ def _column(rows: pd.DataFrame, name: str, split: str) -> pd.Series:
     return column
 
 
-def _split(rows: pd.DataFrame, name: str, settings: DataSettings, labels: Sequence[str]) -> Split:
+def _split(table: RawTable, name: str, settings: DataSettings, labels: Sequence[str]) -> Split:
     """Return the text columns as strings and the label column as positions in ``labels``."""
-    columns = [[str(value) for value in _column(rows, text, name)] for text in settings.text]
-    return Split(tuple(zip(*columns, strict=True)), _positions(_column(rows, settings.label, name), name, labels))
+    columns = [[str(value) for value in _column(table.rows, text, name)] for text in settings.text]
+    positions = _positions(_column(table.rows, settings.label, name), name, labels)
+    return Split(tuple(zip(*columns, strict=True)), _reordered(positions, table.label_names, labels))
+
+
+def _reordered(positions: np.ndarray, own: Sequence[str] | None, labels: Sequence[str]) -> np.ndarray:
+    """Return positions in ``labels`` of positions in the source's own names, where both are the same names."""
+    lower = [name.lower() for name in labels]
+    theirs = [name.lower() for name in own or ()]
+    if theirs == lower or sorted(theirs) != sorted(lower) or len(set(lower)) < len(lower):
+        return positions
+    order = np.array([lower.index(name) for name in theirs], dtype=np.int64)
+    is_known = (positions >= 0) & (positions < len(order))  # others are refused later, with their row
+    return np.where(is_known, order[positions * is_known], positions)
 
 
 def _as_integers(column: pd.Series) -> np.ndarray | None:
@@ -106,29 +131,32 @@ def _as_integers(column: pd.Series) -> np.ndarray | None:
     return numbers.astype(np.int64)
 
 
-def _names_of(column: pd.Series, n_labels: int | None) -> list[str]:
+def _names_of(column: pd.Series) -> list[str]:
     """Return the names of the labels of a training column: the words in order, or the numbers from 0."""
     numbers = _as_integers(column)
     if numbers is None:
         return sorted({str(value) for value in column})
     present = np.unique(numbers)
-    if n_labels is None and not np.array_equal(present, np.arange(len(present))):
+    if not np.array_equal(present, np.arange(len(present))):
         shown = ", ".join(map(str, present[:8])) + (", ..." if len(present) > 8 else "")
         raise DataError(f"data.train: labels are {shown}; allowed are 0 to n-1 without a gap. Renumber them.")
-    return [str(number) for number in range(n_labels or len(present))]
+    return [str(number) for number in range(len(present))]
 
 
 def _positions(column: pd.Series, split: str, labels: Sequence[str]) -> np.ndarray:
     """Return ``(n,)`` int64 positions of a label column in the known names; numbers are positions already."""
-    position = {name: index for index, name in enumerate(labels)}
-    words = [str(value) for value in column]
-    if all(word in position for word in words):
-        return np.array([position[word] for word in words], dtype=np.int64)
     numbers = _as_integers(column)
     if numbers is not None:
         return numbers
-    row = next(index for index, word in enumerate(words) if word not in position)
-    raise DataError(str(unknown_name(f"data.{split}: label in row {row}", words[row], list(labels))))
+    lower = [name.lower() for name in labels]
+    position = {name: index for index, name in enumerate(lower) if lower.count(name) == 1}  # unambiguous without case
+    position |= {name: index for index, name in enumerate(labels)}
+    words = [str(value) for value in column]
+    found = [position.get(word, position.get(word.lower())) for word in words]
+    if None in found:
+        row = found.index(None)
+        raise DataError(str(unknown_name(f"data.{split}: label in row {row}", words[row], list(labels))))
+    return np.array(found, dtype=np.int64)
 
 
 def _disjoint(splits: dict[str, Split], settings: DataSettings, seed: int, labels: tuple[str, ...]) -> TextData:

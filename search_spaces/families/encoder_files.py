@@ -9,7 +9,7 @@ from typing import Any
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -86,6 +86,22 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         except (SafetensorError, OSError) as error:
             raise StateError(f"teacher.model: {file} is damaged ({error}); download or export it again.") from error
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+
+
+def weight_names(folder: Path) -> set[str]:
+    """Return the names of all tensors, read from the headers of the safetensors files; empty without such files.
+
+    Raises:
+        StateError: A file is damaged.
+    """
+    names: set[str] = set()
+    for file in sorted(folder.glob("model*.safetensors")):
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                names |= set(tensors.keys())
+        except (SafetensorError, OSError) as error:
+            raise StateError(f"teacher.model: {file} is damaged ({error}); download or export it again.") from error
+    return names
 
 
 def _no_weights(folder: Path) -> ConfigError:

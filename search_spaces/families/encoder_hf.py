@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig
 
 from search_spaces.errors import ConfigError
-from search_spaces.families.encoder_files import model_folder, read_config, read_weights
+from search_spaces.families.encoder_files import model_folder, read_config, read_weights, weight_names
 from search_spaces.families.encoder_model import EncoderConfig, TextEncoder
 from search_spaces.families.encoder_names import NAMING, Naming
 from search_spaces.registry import unknown_name
@@ -39,12 +39,8 @@ def from_hf(model: str, labels: Sequence[str] | None = None, revision: str | Non
         StateError: A weights file is damaged.
     """
     folder = model_folder(model, revision)
-    raw = read_config(folder)
-    kind = str(raw.get("model_type"))
-    if kind not in NAMING:
-        raise unknown_name(f"teacher.model {model}: model_type", kind, list(NAMING))
-    hf = AutoConfig.for_model(**{**raw, "model_type": kind})
-    own = tuple(str(hf.id2label[index]) for index in sorted(hf.id2label))
+    kind, hf = _read_config(model, folder)
+    own = _label_names(hf)
     theirs = read_weights(folder)
     has_head = f"{NAMING[kind].head['head.out']}.weight" in theirs
     names = tuple(labels) if labels is not None else own
@@ -58,6 +54,36 @@ def from_hf(model: str, labels: Sequence[str] | None = None, revision: str | Non
     if has_head:
         _reorder(encoder.head.out, own, names)
     return encoder.eval(), has_head
+
+
+def trained_labels(model: str, revision: str | None = None) -> tuple[str, ...] | None:
+    """Return the class names of a model that can classify, without loading its weights; None of a base model.
+
+    Args:
+        model: Local folder or hub id.
+        revision: Branch, tag or commit of a hub id.
+
+    Raises:
+        ConfigError: The model is missing, of an unknown type, or brings code.
+        StateError: A weights file is damaged.
+    """
+    folder = model_folder(model, revision)
+    kind, hf = _read_config(model, folder)
+    return _label_names(hf) if f"{NAMING[kind].head['head.out']}.weight" in weight_names(folder) else None
+
+
+def _read_config(model: str, folder: Path) -> tuple[str, Any]:
+    """Return the type of a model and its config as transformers reads it."""
+    raw = read_config(folder)
+    kind = str(raw.get("model_type"))
+    if kind not in NAMING:
+        raise unknown_name(f"teacher.model {model}: model_type", kind, list(NAMING))
+    return kind, AutoConfig.for_model(**{**raw, "model_type": kind})
+
+
+def _label_names(hf: Any) -> tuple[str, ...]:
+    """Return the class names of a Hugging Face config in the order of the outputs."""
+    return tuple(str(hf.id2label[index]) for index in sorted(hf.id2label))
 
 
 def to_hf(model: TextEncoder) -> tuple[Any, dict[str, Tensor]]:

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 import yaml
+from mlflow import MlflowClient
 from typer.testing import CliRunner
 
 from launch.cli import app
+from nas.run_folder import RunFolder
 
 COMMANDS = ("search", "resume", "report", "export", "recipe", "doctor")
 
@@ -85,6 +87,69 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments: list[str], message: st
     assert code == 2
     assert message in output
     assert len(output.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("127.0.0.1:1", "no Ray answers at '127.0.0.1:1'"),
+        ("ray://localhost:1", "no Ray answers at 'ray://localhost:1'"),
+        ("headnode", "'headnode' is no address"),
+        ("192.0.2.1:6379", "cluster.allow_unauthenticated: true"),
+    ],
+)
+def test_a_cluster_that_cannot_be_joined_is_refused_before_data_is_loaded(
+    recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, message: str
+) -> None:
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    run = tmp_path / "run"
+    arguments = ["--set", "cluster.executor=ray", "--set", "data.source=/nowhere.csv", "--address", address]
+    code, output = invoke("search", str(recipe_file), "--output", str(run), *arguments)
+    assert (code, message in output) == (2, True), output
+    assert len(output.strip().splitlines()) == 1
+    assert not run.exists()
+
+
+def test_a_resumed_search_looks_at_its_cluster_first(recipe_file: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    recipe = {**yaml.safe_load(recipe_file.read_text()), "cluster": {"executor": "ray"}}
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    code, output = invoke("resume", str(run), "--address", "127.0.0.1:1")
+    assert (code, "no Ray answers at '127.0.0.1:1'" in output) == (2, True), output
+
+
+def test_a_search_that_fails_is_tracked_as_failed_and_leaves_its_folder_unlocked(
+    recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    recipe = yaml.safe_load(recipe_file.read_text())
+    recipe["tracking"] = {"mlflow": True}
+    recipe["constraints"] = ["latency_ms <= 0.0000001"]
+    recipe_file.write_text(yaml.safe_dump(recipe))
+    run = tmp_path / "run"
+    assert invoke("search", str(recipe_file), "--output", str(run))[0] == 3
+    client = MlflowClient(f"sqlite:///{run / 'mlflow.db'}")
+    (experiment,) = [each for each in client.search_experiments() if each.name == "prentice"]
+    (parent,) = client.search_runs([experiment.experiment_id])
+    assert parent.info.status == "FAILED"
+    RunFolder(run).lock()  # raises when another one holds it
+
+
+def test_a_missing_mlflow_is_one_line_and_no_search_without_tracking_needs_it(
+    recipe_file: Path, tmp_path: Path
+) -> None:
+    program = (
+        "import sys; sys.modules['mlflow'] = None\nfrom launch.cli import app\n"  # None: as if not installed
+        "app(['search', sys.argv[1], '--output', sys.argv[2], '--set', 'tracking.mlflow=' + sys.argv[3],"
+        " '--set', 'data.source=/nowhere.csv'])"
+    )
+    for wanted, message in (("true", "pip install mlflow"), ("false", "'/nowhere.csv' does not exist")):
+        arguments = [str(recipe_file), str(tmp_path / wanted), wanted]
+        ran = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
+        assert ran.returncode == 2, ran.stderr
+        assert message in ran.stderr
+        assert len(ran.stderr.strip().splitlines()) == 1
 
 
 def test_an_infeasible_limit_ends_with_exit_code_3(recipe_file: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 import logging
 import shutil
 import socket
+import sqlite3
 import threading
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from mlflow.tracking import MlflowClient
 from launch.mlflow_mirror import PARENT, TRIAL, Mirror
 from launch.mlflow_tracker import MlflowTracker
 from nas.tracker import TrialRun
+from search_spaces.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -211,3 +213,14 @@ def test_a_damaged_store_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureF
         assert tracker.start("quick", {}, None) is None
         tracker.finish("finished")
     assert any("does not answer" in message for message in caplog.messages)
+
+
+def test_a_store_of_another_mlflow_is_one_line_that_names_the_file(folder: Path) -> None:
+    with sqlite3.connect(folder / "mlflow.db") as store:
+        store.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
+        store.execute("DROP TABLE trace_info")
+    tracker = MlflowTracker(None, "prentice", folder)
+    with pytest.raises(ConfigError, match=r"mlflow\.db is not a store of this MLflow .*ffffffffffff") as caught:
+        tracker.start("quick", {}, None)
+    tracker.finish("failed")
+    assert len(str(caught.value).splitlines()) == 1

@@ -5,19 +5,21 @@ from typing import Any
 import numpy as np
 import pytest
 from optuna.trial import TrialState
+from transformers import BertForSequenceClassification
 
 import nas
-from nas.engine import Engine
+from nas.engine import Engine, check_names
 from nas.executor import Outcome, Task
 from nas.inprocess import InProcessExecutor
 from nas.objectives import Constraint
+from nas.prepare import prepare
 from nas.progress import Silent
 from nas.recipe import Recipe
 from nas.run_folder import RunFolder
 from nas.student import manifest
 from nas.tracker import NullTracker, TrialRun
 from search_spaces.errors import ConfigError, InfeasibleError, StateError
-from tests.conftest import write_rows
+from tests.conftest import tiny_config, tiny_tokenizer, write_rows
 
 
 class Notes(NullTracker):
@@ -28,6 +30,16 @@ class Notes(NullTracker):
 
     def log_trial(self, trial: TrialRun) -> None:
         self.trials[trial.name] = trial
+
+
+class Heard(Silent):
+    """A progress that remembers its warnings."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, line: str) -> None:
+        self.warnings.append(line)
 
 
 class Interrupted(InProcessExecutor):
@@ -171,7 +183,7 @@ def test_an_infeasible_constraint_ends_with_the_fastest_student(tiny_recipe: dic
         engine(tiny_recipe, tmp_path / "run").run()
 
 
-def test_a_space_smaller_than_the_budget_is_exhausted(tiny_recipe: dict[str, Any], tmp_path: Path) -> None:
+def test_a_space_smaller_than_the_budget_is_exhausted_and_says_so(tiny_recipe: dict[str, Any], tmp_path: Path) -> None:
     tiny_recipe["space"] = {
         "genes": {"keep_1": [False], "keep_2": [False], "hidden": [16], "ffn": [32, 64], "int8.enabled": [True]}
     }
@@ -180,9 +192,20 @@ def test_a_space_smaller_than_the_budget_is_exhausted(tiny_recipe: dict[str, Any
         "structured_pruning": {"schedule": "oneshot"},
         "int8": {"per_channel": True},
     }
+    for what in ("search", "resumption"):
+        made = engine(tiny_recipe, tmp_path / "run")
+        made.progress = heard = Heard()
+        made.run()
+        assert len(made.record.trials((TrialState.COMPLETE,))) == 2, what
+        assert heard.warnings == ["space exhausted: all 2 students were tried; 2 of 6 trials used"]
+
+
+def test_a_budget_that_is_spent_is_no_exhausted_space(tiny_recipe: dict[str, Any], tmp_path: Path) -> None:
+    tiny_recipe["search"] = {"trials": 2, "profile_shapes": 4, "train": {"epochs": 0.2}}
     made = engine(tiny_recipe, tmp_path / "run")
+    made.progress = heard = Heard()
     made.run()
-    assert len(made.record.trials((TrialState.COMPLETE,))) == 2
+    assert heard.warnings == []
 
 
 @pytest.mark.parametrize(
@@ -193,6 +216,7 @@ def test_a_space_smaller_than_the_budget_is_exhausted(tiny_recipe: dict[str, Any
         ("constraints", ["latency_ms <= 1", "latency_ms >= 2"], "latency_ms"),
         ("search", {"strategy": "evolutoin"}, "Did you mean 'evolution'"),
         ("device", {"name": "cpuu"}, "Did you mean 'cpu'"),
+        ("device", {"threads": 4096}, r"device\.threads: 4096 is more than the \d+ processors"),
         ("space", {"family": "text_encodr"}, "Did you mean 'text_encoder'"),
         ("space", {"genes": {"ffn": [4000]}}, "4000"),
         ("space", {"genes": {"ffn": []}}, "ffn"),
@@ -212,12 +236,52 @@ def test_a_bad_recipe_is_refused_before_any_worker_starts(
     assert executor._bundle is None
 
 
+def test_only_a_cluster_may_have_more_processors_than_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    many = {"device": {"threads": 4096}}
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    check_names(Recipe.model_validate({**many, "cluster": {"address": "192.0.2.1:6379"}}))
+    with pytest.raises(ConfigError, match=r"device\.threads: 4096"):
+        check_names(Recipe.model_validate(many))
+    monkeypatch.setenv("RAY_ADDRESS", "192.0.2.1:6379")
+    check_names(Recipe.model_validate(many))
+    with pytest.raises(ConfigError, match=r"device\.threads: 4096"):
+        check_names(Recipe.model_validate({**many, "cluster": {"executor": "inprocess"}}))
+
+
+def named_teacher(folder: Path, **config: Any) -> Path:
+    BertForSequenceClassification(tiny_config(**config)).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("config", "labels"),
+    [({"id2label": {0: "NEGATIVE", 1: "POSITIVE"}}, ("NEGATIVE", "POSITIVE")), ({"num_labels": 2}, ("0", "1"))],
+)
+@pytest.mark.parametrize("finetune", [None, {"epochs": 1}])
+def test_a_trained_teacher_lends_its_label_names_also_when_resumed(
+    tiny_recipe: dict[str, Any], tmp_path: Path, config: Any, labels: Any, finetune: Any
+) -> None:
+    tiny_recipe["teacher"] = {"model": str(named_teacher(tmp_path / "teacher", **config)), "finetune": finetune}
+    made = engine(tiny_recipe, tmp_path / "run")
+    for what in ("search", "resumption"):
+        prepared = prepare(made.recipe, made.folder, Silent())
+        assert prepared.data.labels == tuple(prepared.bundle.teacher_config["labels"]) == labels, what
+    assert set(prepared.bundle.train.labels.tolist()) == {0, 1}
+
+
+def test_a_teacher_of_other_labels_is_refused_with_both_counts(tiny_recipe: dict[str, Any], tmp_path: Path) -> None:
+    names = {0: "NO", 1: "MAYBE", 2: "YES"}
+    tiny_recipe["teacher"] = {"model": str(named_teacher(tmp_path / "teacher", id2label=names))}
+    message = r"has 2 labels \(0, 1\), the teacher tells 3 apart \(NO, MAYBE, YES\)"
+    with pytest.raises(ConfigError, match=message):
+        engine(tiny_recipe, tmp_path / "run").run()
+
+
 def test_the_profile_covers_the_space(finished: tuple[Engine, list[Any]]) -> None:
     from nas.profile import design
 
     made, _ = finished
-    from nas.prepare import prepare
-
     candidates = prepare(made.recipe, made.folder, Silent()).candidates
     shapes = design(candidates, 12, 0)
     assert len({candidates.space.key(genes) for genes in shapes}) == 12

@@ -5,7 +5,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from nas.data import sources
 from nas.data.sources import load_data
+from nas.data.tables import RawTable
 from nas.recipe import DataSettings
 from search_spaces.errors import DataError
 from tests.conftest import needs_data
@@ -148,10 +150,34 @@ def test_bad_training_rows_are_one_clear_line(tmp_path, case):
     assert "\n" not in str(error.value)
 
 
-def test_a_number_out_of_the_teachers_range_is_refused(tmp_path):
-    source = write(tmp_path / "x.jsonl", changed(3, label=2))
-    with pytest.raises(DataError, match="label 2 in row 3 is out of range; allowed are 0 to 1"):
-        load_data(DataSettings(source=source), 0, n_labels_of_teacher=2)
+@pytest.mark.parametrize(("n_labels", "names"), [(3, ("bad", "fair", "good")), (1, None)])
+def test_another_number_of_labels_than_the_teachers_is_one_line_with_both(tmp_path, n_labels, names):
+    source = write(tmp_path / "x.jsonl", good())
+    message = rf"has 2 labels \(0, 1\), the teacher tells {n_labels} apart.*teacher\.finetune"
+    with pytest.raises(DataError, match=message) as error:
+        load_data(DataSettings(source=source), 0, n_labels, names)
+    assert "\n" not in str(error.value)
+
+
+def test_words_find_the_teachers_names_in_any_case(tmp_path):
+    rows = [{"text": str(i), "label": ["Neg", "pos"][i % 2]} for i in range(30)]
+    data = load_data(DataSettings(source=write(tmp_path / "x.jsonl", rows)), 0, 2, ("POS", "NEG"))
+    assert data.labels == ("POS", "NEG")
+    assert all(int(row[0]) % 2 != label for label, row in zip(data.train.labels, data.train.texts, strict=True))
+
+
+def test_case_counts_where_only_case_tells_names_apart(tmp_path):
+    rows = [{"text": str(i), "label": ["a", "A"][i % 2]} for i in range(30)]
+    data = load_data(DataSettings(source=write(tmp_path / "x.jsonl", rows)), 0, 2, ("a", "A"))
+    assert all(int(row[0]) % 2 == label for label, row in zip(data.train.labels, data.train.texts, strict=True))
+
+
+def test_numbers_that_the_source_names_follow_the_names(tmp_path, monkeypatch):
+    rows = pd.DataFrame([{"text": str(i), "label": i % 2} for i in range(30)])
+    monkeypatch.setattr(sources, "read_hub", lambda *_: [RawTable(rows, ("pos", "neg"))])  # needs a network
+    data = load_data(DataSettings(source="some/hub-id"), 0, 2, ("NEG", "POS"))
+    assert data.labels == ("NEG", "POS")
+    assert all(int(row[0]) % 2 != label for label, row in zip(data.train.labels, data.train.texts, strict=True))
 
 
 @pytest.mark.parametrize(
