@@ -61,6 +61,7 @@ class Finalize:
         if self.record.attrs.get("finalists") == numbers:  # finished before, and no better trial came since
             return list(self.record.attrs["students"])
         trained = self._train(entrants, executor, progress)
+        progress.show(Snapshot("measure finalists"))
         measured = self._measure(trained, executor)
         rows = self._deliver(trained, measured)
         self.record.set_attr("students", rows)

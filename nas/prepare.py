@@ -90,6 +90,7 @@ def prepare(
     )
     assert validation is not None
     progress.say("teacher: running once over the training rows")
+    progress.show(Snapshot("teacher outputs"))
     logits = cached_logits(teacher, train, folder.teacher)
     bundle = _bundle(recipe, teacher, (train, validation, test), logits)
     n_tokens = recipe.device.tokens or max(2, int(np.median(validation.lengths)))
