@@ -73,7 +73,8 @@ class Finalize:
         """Return the finalists of the front, named after their shape."""
         trials = self.record.trials((TrialState.COMPLETE,))
         if not trials:
-            raise StateError("finalize: no trial gave a student; see the failures in log.txt and run nas resume.")
+            n_failed = len(self.record.trials((TrialState.FAIL,)))
+            raise StateError(f"finalize: all {n_failed} trials failed; see why in log.txt, then run nas resume.")
         costs = np.array([[o.cost(t.user_attrs["metrics"][o.name]) for o in self.objectives] for t in trials])
         misses = np.array([max(t.constraints.values(), default=0.0) for t in trials])
         picks = finalists(costs, misses, self.recipe.finalize.finalists)
