@@ -63,7 +63,11 @@ class _Sums:
         self.values[name] = self.values.get(name, np.float64(0)) + scores.detach().double().cpu().numpy()
 
     def importance(self) -> Importance:
-        """Return the sums; there must have been a batch."""
+        """Return the sums.
+
+        Raises:
+            DataError: There was no batch.
+        """
         if not self.values:
             raise DataError("importance: 0 batches to score on; give at least one batch of the training split.")
         return Importance.from_arrays(self.values)
@@ -97,6 +101,7 @@ def _activation(model: TextEncoder, batches: Iterable[Sample]) -> Importance:
             _, states = model(ids, mask, types, hidden_states=True)
 
         def strength(answers: Tensor, mask: Tensor = mask) -> Tensor:
+            """Return the squared mean magnitude of each unit over the real tokens, summed over the rows."""
             real = mask[..., None]
             return ((answers.abs() * real).sum(1) / real.sum(1)).square().sum(0)
 

@@ -90,7 +90,9 @@ class StructuredPruning:
         """
         assert isinstance(student, TextEncoder)
         if self.is_gradual and self._target is None:
-            raise StateError("structured_pruning: schedule 'cubic' has no target shape; aim() sets it. Call it first.")
+            raise StateError(
+                f"structured_pruning: schedule {self.schedule!r} has no target shape; aim() sets it. Call it first."
+            )
         if self._target is not None:
             _check_narrower(student.config, self._target)
         self._student, self._n_steps, self._milestone = student, n_steps, 0

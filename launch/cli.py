@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
 from search_spaces.errors import NasError
 from search_spaces.registry import Table
@@ -158,7 +159,9 @@ def doctor(
 def _run(name: str, *arguments: Any) -> None:
     """Run a command; an expected error is one line on stderr and an exit code, never a traceback."""
     try:
-        code = COMMANDS.load(name)(*arguments)
+        with Console(stderr=True).status("loading..."):  # torch, Ray and MLflow take seconds
+            command = COMMANDS.load(name)
+        code = command(*arguments)
     except NasError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(error.exit_code) from None

@@ -41,7 +41,11 @@ def search(
     max_latency_ms: float | None,
     output: Path | None,
 ) -> int:
-    """Run a new search; return the exit code."""
+    """Run a new search; return the exit code.
+
+    Raises:
+        ConfigError: A bad recipe, or a folder that holds a search already.
+    """
     recipe = load_recipe(source, overrides, sets)
     if max_latency_ms is not None:
         limits = (*recipe.constraints, f"latency_ms <= {max_latency_ms:g}")
@@ -93,7 +97,11 @@ def export(run: Path, student: str, output: Path | None) -> int:
 
 
 def recipe(name: str) -> int:
-    """Print an embedded recipe."""
+    """Print an embedded recipe.
+
+    Raises:
+        ConfigError: There is none of this name.
+    """
     if name not in embedded_names():
         raise unknown_name("recipe", name, embedded_names())
     typer.echo((EMBEDDED / f"{name}.yaml").read_text(), nl=False)
@@ -197,6 +205,7 @@ def _stoppable() -> Iterator[None]:
     """Turn SIGTERM into an orderly end; a second signal ends the process at once."""
 
     def stop(signum: int, frame: FrameType | None) -> None:
+        """Raise what the signal stands for, once."""
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         raise Stopped if signum == signal.SIGTERM else KeyboardInterrupt

@@ -132,6 +132,11 @@ def _cluster(address: str | None) -> Iterator[Finding]:
     executor = RayExecutor(ClusterSettings(address=address), DeviceSettings())
 
     def join() -> str:
+        """Return what the cluster offers.
+
+        Raises:
+            NasError: No node offers the device.
+        """
         executor.connect()
         if device_resource("cpu") not in ray.cluster_resources():
             raise NasError(f"no node offers {device_resource('cpu')}; start one with: ray start --resources='...'")

@@ -70,7 +70,9 @@ def plot(data: ReportData) -> Scatter:
 def terminal_table(data: ReportData) -> Table:
     """Return the finalists beside the teacher as a table of rich."""
     title = f"{data.name}: students of {escape(data.teacher.name)}"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table = Table(
+        title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True
+    )
     table.add_column("student", no_wrap=True)
     for title in ("accuracy", "mean ± sd", "test", "latency", "speed-up", "size"):
         table.add_column(title, justify="right", no_wrap=True)

@@ -134,7 +134,11 @@ class _Run:
         self.peaks = [float(group["lr"]) for group in self.optimizer.param_groups]
 
     def step(self, step: int, rows: np.ndarray) -> float:
-        """Do one optimiser step on one batch and return its loss."""
+        """Do one optimiser step on one batch and return its loss.
+
+        Raises:
+            DivergedError: The loss is not finite.
+        """
         value = self._loss(rows)
         result = value.item()
         if not math.isfinite(result):

@@ -137,7 +137,7 @@ class Engine:
         else:
             metrics = trial.user_attrs["metrics"]
             self.progress.say(
-                f"trial {trial.number}: accuracy {metrics['accuracy']:.3f}, {metrics['latency_ms']:.2f} ms predicted, "
+                f"trial {trial.number}: accuracy {metrics['accuracy']:.3f}, ~{metrics['latency_ms']:.2f} ms, "
                 f"{metrics['size_bytes'] / 1e6:.1f} MB, {trial.user_attrs['shape']}"
             )
 

@@ -61,6 +61,7 @@ class Finalize:
         if self.record.attrs.get("finalists") == numbers:  # finished before, and no better trial came since
             return list(self.record.attrs["students"])
         trained = self._train(entrants, executor, progress)
+        progress.show(Snapshot("measure finalists"))
         measured = self._measure(trained, executor)
         rows = self._deliver(trained, measured)
         self.record.set_attr("students", rows)
@@ -72,7 +73,8 @@ class Finalize:
         """Return the finalists, named after their shape: the best as it stands now, then others of the front."""
         trials = self.record.trials((TrialState.COMPLETE,))
         if not trials:
-            raise StateError("finalize: no trial gave a student; see the failures in log.txt and run nas resume.")
+            n_failed = len(self.record.trials((TrialState.FAIL,)))
+            raise StateError(f"finalize: all {n_failed} trials failed; see why in log.txt, then run nas resume.")
         metrics = [trial.user_attrs["metrics"] for trial in trials]
         costs = np.array([[o.cost(known[o.name]) for o in self.objectives] for known in metrics])
         misses = np.array([max(t.constraints.values(), default=0.0) for t in trials])

@@ -30,6 +30,7 @@ from nas.teacher import Teacher, fine_tune, load_teacher, save_teacher, teacher_
 from search_spaces.errors import ConfigError
 from search_spaces.seeding import rng_for
 
+OUTPUTS, FINE_TUNING = "teacher outputs", "fine-tuning"  # the slow parts as a person sees them
 IMPORTANCE_ROWS = 512  # "a few hundred training samples" are enough (Muralidharan et al. 2024, Minitron, sec. 2.2)
 
 
@@ -94,7 +95,7 @@ def prepare(
     )
     assert validation is not None
     progress.say("teacher: running once over the training rows")
-    outputs = cached_outputs(teacher, train, folder.teacher, candidates.need_states, _reporter(progress))
+    outputs = cached_outputs(teacher, train, folder.teacher, candidates.need_states, _reporter(progress, OUTPUTS))
     importance = _importance(teacher, train, folder, recipe.search.seed)
     bundle = _bundle(recipe, teacher, (train, validation, test), outputs, importance)
     scores = baseline(bundle, teacher, folder)
@@ -128,14 +129,14 @@ def _fine_tuned(recipe: Recipe, teacher: Teacher, train: Tokens, folder: RunFold
     settings = recipe.teacher.finetune
     assert settings is not None
     progress.say(f"teacher: fine-tuning {recipe.teacher.model} for {settings.epochs} epochs")
-    tuned = fine_tune(teacher, train, settings, recipe.search.seed, _reporter(progress))
+    tuned = fine_tune(teacher, train, settings, recipe.search.seed, _reporter(progress, FINE_TUNING))
     save_teacher(tuned, folder.teacher / "model")
     return tuned
 
 
-def _reporter(progress: Progress) -> Any:
-    """Return a callback that shows steps or rows as progress of the prepare phase."""
-    return lambda done, total: progress.show(Snapshot("prepare", done, total))
+def _reporter(progress: Progress, phase: str) -> Callable[[int, int], None]:
+    """Return a callback that shows how far a slow part of the prepare phase is."""
+    return lambda done, total: progress.show(Snapshot(phase, done, total))
 
 
 def _bundle(

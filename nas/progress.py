@@ -22,7 +22,7 @@ class Snapshot:
     """The search at one moment: what a live display shows.
 
     Attributes:
-        phase: ``prepare``, ``profile``, ``search``, ``finalize`` or ``done``.
+        phase: ``prepare``, ``profile``, ``search`` or ``finalize``, or a slow part of one, in words.
         done, total: Progress of the phase in its own unit (shapes, trials, training runs); total 0 = unknown.
         running, failed: Trials running and failed.
         front: Best first (by accuracy).

@@ -190,5 +190,5 @@ def _accuracy(bench: Workbench, artefact: bytes, tokens: Tokens) -> float:
     """Return the share of rows the artefact labels right, run at the batch size of production."""
     logits = bench.device.predict(artefact, tokens, bench.recipe.device.batch)
     if not np.isfinite(logits).all():
-        raise DivergedError("score: the artefact's outputs are not finite; lower lr.")
+        raise DivergedError(f"score: {(~np.isfinite(logits)).sum()} outputs of the artefact are not finite; lower lr.")
     return accuracy(logits, tokens)

@@ -131,6 +131,7 @@ class Space:
             moved = {free[int(rng.integers(len(free)))]}
 
         def value(gene: str, dimension: Dimension) -> Value:
+            """Return the parent's value, moved if it is the gene's turn."""
             if gene not in parent:  # a condition has just become true
                 return dimension.sample(rng)
             return dimension.mutate(parent[gene], rng, max_step) if gene in moved else parent[gene]
@@ -148,6 +149,7 @@ class Space:
         parents = (self.canonical(a), self.canonical(b))
 
         def value(gene: str, _: Dimension) -> Value:
+            """Return the value of one of the parents that have the gene."""
             first, second = parents if rng.random() < 0.5 else reversed(parents)
             return first[gene] if gene in first else second[gene]
 

@@ -37,6 +37,7 @@ class _ShortAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, head_size: int, mask: Tensor | None) -> Tensor:
+        """Return the context of each token, ``(rows, tokens, heads * head_size)``; scores are masked with -1e4."""
         q, k, v = (_split(x, head_size) for x in (query, key, value))
         scores = torch.bmm(q, k.transpose(1, 2)).float().mul_(head_size**-0.5)
         if mask is not None:
@@ -50,6 +51,7 @@ class _ShortAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of query, key and value; head size and mask have none."""
         q, k, v, weights, context = ctx.saved_tensors
         g = _split(upstream[0], ctx.head_size)
         inner = (g * context).sum(-1, keepdim=True, dtype=torch.float32)

@@ -1,13 +1,16 @@
 import io
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from launch import terminal
-from launch.terminal import Clock, PlainProgress, RichProgress, make_progress
+from launch import live_view, terminal
+from launch.live_view import Clock, duration
+from launch.terminal import PlainProgress, RichProgress, make_progress
 from nas.progress import FrontRow, Snapshot
+from tests.launch.screen import Screen
 
 TEACHER = FrontRow("teacher", 0.906, 5.7, 90e6, "", True)
 FRONT = [
@@ -67,6 +70,52 @@ def test_the_live_display_shows_phase_counts_and_front() -> None:
     assert "trial 7: accuracy 0.898" in text.getvalue()
 
 
+@pytest.mark.parametrize("width", [80, 100])
+def test_a_person_sees_one_line_for_the_phase_and_one_for_each_student(width: int) -> None:
+    text, seen = io.StringIO(), Screen(width)
+    progress = RichProgress(Console(file=text, force_terminal=True, width=width, height=24, highlight=False))
+    progress.say("space: 480 students")
+    shape = "3 layers (0,2,5), hidden 384, ffn 768, int8(per_channel=True)"
+    front = [replace(FRONT[0], name=f"trial {i}", shape=shape) for i in range(10)]
+    for done in range(3):
+        progress.show(replace(SEARCH, done=done, front=front))
+        assert progress._live is not None
+        progress._live.refresh()
+        progress.say(f"trial {done}: accuracy 0.565, ~0.06 ms, 21.1 MB, {shape}")
+    seen.feed(text.getvalue())
+    news, live = seen.lines[:-12], seen.lines[-12:]
+    assert "search: 2/24 trials · 2 running · 1 failed · about" in live[0]
+    assert live[1].split() == ["student", "accuracy", "latency", "speed-up", "size", "shape"]
+    assert [line[:7] for line in live[2:10]] == [f"trial {i}" for i in range(8)]
+    assert all(line.endswith("…") for line in live[2:10])
+    assert live[10].startswith("and 2 more")
+    assert live[11].startswith("teacher")
+    assert news[0] == "space: 480 students"
+    assert sum("search:" in line for line in seen.lines) == 1
+    assert not seen.has_cursor
+    text.truncate(0)
+    text.seek(0)
+    progress.close()
+    seen.feed(text.getvalue())
+    assert seen.has_cursor
+    assert seen.lines[-1].endswith("int8(per_channel=True)")
+    assert not [line for line in seen.lines if line.startswith(("search", "student", "teacher"))]
+
+
+def test_what_is_not_counted_has_no_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(live_view.time, "monotonic", lambda: now)
+    clock = Clock()
+    clock.see(Snapshot("prepare"))
+    now = 110.0  # loading, uncounted
+    clock.see(Snapshot("prepare", 1, 101))
+    now = 112.0
+    clock.see(Snapshot("prepare", 21, 101))
+    assert clock.elapsed_s == pytest.approx(12.0)
+    assert clock.left_s(Snapshot("prepare", 21, 101)) == pytest.approx(8.0)
+    assert clock.left_s(Snapshot("prepare", 101, 101)) is None
+
+
 def test_names_cannot_inject_markup() -> None:
     console, text = screen(False)
     PlainProgress(console).say("[bold]label[/bold] [/]")
@@ -96,7 +145,7 @@ def test_warnings_of_our_loggers_reach_the_display_until_it_closes() -> None:
 
 def test_time_left_counts_only_what_this_process_did(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr(terminal.time, "monotonic", lambda: now)
+    monkeypatch.setattr(live_view.time, "monotonic", lambda: now)
     clock = Clock()
     clock.see(Snapshot("search", 10, 20))
     assert clock.left_s(Snapshot("search", 10, 20)) is None
@@ -109,4 +158,4 @@ def test_time_left_counts_only_what_this_process_did(monkeypatch: pytest.MonkeyP
     ("seconds", "words"), [(0.4, "0 s"), (59.4, "59 s"), (187, "3:07 min"), (3725, "1:02 h"), (86400, "24:00 h")]
 )
 def test_durations_read_well(seconds: float, words: str) -> None:
-    assert terminal._duration(seconds) == words
+    assert duration(seconds) == words
