@@ -117,7 +117,8 @@ def figures(folder: RunFolder, recipe: Recipe, wall_s: float, worker_mb: float) 
     return {
         "minutes": round(wall_s / 60, 1),
         "seconds_per_phase": {name: round(seconds, 1) for name, seconds in attrs["seconds"].items()},
-        "share_not_training_or_measuring": attrs["overhead"],
+        "share_not_training_or_measuring": round(attrs["overhead"], 4),
+        "share_of_slots_idle": round(attrs["idle"], 4),
         "best": best["name"],
         "shape": best["shape"],
         "accuracy_of_teacher_dev": round(best["metrics"]["accuracy"] / teacher["accuracy"], 4),

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -176,12 +176,12 @@ class Engine:
 
     def _summarise(self, known: Profile, students: list[dict[str, Any]], meter: MeteredExecutor) -> None:
         """Keep the share of overhead, and log the best student's figures."""
-        productive_s, elapsed_s = meter.totals()
-        productive_s += self.record.attrs.get("productive_s", 0.0)
-        elapsed_s += self.record.attrs.get("elapsed_s", 0.0)
-        self.record.set_attr("productive_s", productive_s)
-        self.record.set_attr("elapsed_s", elapsed_s)
-        self.record.set_attr("overhead", max(0.0, 1.0 - productive_s / elapsed_s))
+        spent = asdict(meter.totals())
+        for name, seconds in spent.items():
+            spent[name] = seconds + self.record.attrs.get(name, 0.0)
+            self.record.set_attr(name, spent[name])
+        self.record.set_attr("overhead", max(0.0, 1.0 - spent["productive_s"] / spent["elapsed_s"]))
+        self.record.set_attr("idle", max(0.0, 1.0 - spent["worked_s"] / spent["elapsed_s"]))
         report = known.latency.report
         best = students[0]
         figures = {f"best_{name}": value for name, value in best["metrics"].items()}

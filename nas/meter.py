@@ -1,7 +1,9 @@
 """How much of a search's time went into training and measuring, the only two things it is for."""
 
+import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from nas.bundle import Bundle
 from nas.executor import Executor, Kind, Outcome, Task
@@ -24,17 +26,33 @@ class Stopwatch:
         self._last = now
 
 
-class MeteredExecutor:
-    """An executor that books the productive seconds of every task.
+@dataclass(frozen=True)
+class Totals:
+    """Seconds since a meter began.
 
-    Training tasks share the slots, so a second of one counts 1/slots; a measurement has the machine to itself and
-    counts in full. Idle slots, start-up, export and bookkeeping are the rest.
+    Attributes:
+        elapsed_s: All of them.
+        productive_s: Those in which somebody trained or measured.
+        worked_s: What the slots trained and measured: a second of a training task counts 1/slots, one of a
+            measurement, which has the machine to itself, in full.
+    """
+
+    elapsed_s: float
+    productive_s: float
+    worked_s: float
+
+
+class MeteredExecutor:
+    """An executor that books when tasks were productive.
+
+    A task's laps are taken to end when its outcome arrives; start-up, export and bookkeeping are the rest.
     """
 
     def __init__(self, inner: Executor) -> None:
         """Wrap an executor; the clock starts now."""
         self._inner = inner
-        self._productive_s = 0.0
+        self._intervals: list[tuple[float, float]] = []
+        self._worked_s = 0.0
         self._started = time.monotonic()
         self._kinds: dict[str, Kind] = {}
 
@@ -65,19 +83,31 @@ class MeteredExecutor:
         """Close the executor."""
         self._inner.close()
 
-    def add(self, laps: Mapping[str, float]) -> None:
-        """Book the productive laps of work that was done on the driver."""
-        self._productive_s += sum(laps.get(name, 0.0) for name in PRODUCTIVE)
+    def add(self, laps: Mapping[str, float], share: float = 1.0) -> None:
+        """Book laps, in their order, that end now; ``share`` is how much of the machine they had."""
+        end = time.monotonic()
+        for name, seconds in reversed(laps.items()):
+            if name in PRODUCTIVE:
+                self._intervals.append((end - seconds, end))
+                self._worked_s += seconds * share
+            end -= seconds
 
-    def totals(self) -> tuple[float, float]:
-        """Return the productive seconds and all seconds since the beginning."""
-        return self._productive_s, time.monotonic() - self._started
+    def totals(self) -> Totals:
+        """Return the seconds since the beginning."""
+        return Totals(time.monotonic() - self._started, _covered(self._intervals), self._worked_s)
 
     def _book(self, outcomes: Sequence[Outcome]) -> None:
-        """Add the productive seconds of ended tasks."""
+        """Add the laps of ended tasks."""
         for outcome in outcomes:
             kind = self._kinds.pop(outcome.uid)
             if outcome.value is not None:
-                laps = outcome.value["seconds"]
-                seconds = sum(laps.get(name, 0.0) for name in PRODUCTIVE)
-                self._productive_s += seconds / (self.slots("train") if kind == "train" else 1)
+                self.add(outcome.value["seconds"], 1 / self.slots("train") if kind == "train" else 1.0)
+
+
+def _covered(intervals: Sequence[tuple[float, float]]) -> float:
+    """Return the length of the union of intervals."""
+    total, reached = 0.0, -math.inf
+    for start, end in sorted(intervals):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total
