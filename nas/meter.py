@@ -86,7 +86,7 @@ class MeteredExecutor:
     def add(self, laps: Mapping[str, float], share: float = 1.0) -> None:
         """Book laps, in their order, that end now; ``share`` is how much of the machine they had."""
         end = time.monotonic()
-        for name, seconds in reversed(laps.items()):
+        for name, seconds in reversed(list(laps.items())):
             if name in PRODUCTIVE:
                 self._intervals.append((end - seconds, end))
                 self._worked_s += seconds * share
