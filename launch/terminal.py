@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console, RenderableType
+from rich.constrain import Constrain
 from rich.live import Live
 from rich.markup import escape
 from rich.text import Text
@@ -134,4 +135,4 @@ class RichProgress(Display):
         """Return the display of the present moment."""
         if self._snapshot is None or self._live is None:
             return Text()
-        return live_view(self._snapshot, self._clock)
+        return Constrain(live_view(self._snapshot, self._clock), self.console.width - len("^C"))  # room for its echo

@@ -1,0 +1,88 @@
+import numpy as np
+import pytest
+
+from nas.candidates import Candidates
+from nas.objectives import Constraint
+from nas.profile import Profile, check_feasible, design
+from search_spaces.errors import InfeasibleError
+from tests.nas.phases import candidates, known, latency_ms
+
+
+@pytest.fixture(scope="module")
+def made() -> Candidates:
+    return candidates()
+
+
+@pytest.fixture(scope="module")
+def profiled(made: Candidates) -> Profile:
+    return known(made)
+
+
+def test_a_design_is_new_everywhere_and_the_same_for_one_seed(made: Candidates) -> None:
+    shapes = design(made, 20, 3)
+    assert shapes == design(made, 20, 3)
+    assert shapes != design(made, 20, 4)
+    assert len({made.space.key(genes) for genes in shapes}) == 20
+
+
+def test_a_design_begins_with_the_warm_start_and_covers_more_than_chance(made: Candidates) -> None:
+    first = made.warm_start()
+    shapes = design(made, len(first) + 12, 0)
+    assert shapes[: len(first)] == first
+    assert design(made, 2, 0) == first[:2]
+    codes = np.stack([made.space.encode(genes) for genes in shapes])
+    chance = [made.space.sample(np.random.default_rng(seed)) for seed in range(len(shapes))]
+    assert _closest(codes) > _closest(np.stack([made.space.encode(genes) for genes in chance]))
+
+
+def test_a_design_of_a_small_space_is_the_whole_space_once() -> None:
+    few = candidates(space={"genes": {"keep_1": [False], "keep_2": [False], "hidden": [16, 32]}}, compress={})
+    shapes = design(few, 500, 0)
+    assert len(shapes) == len({few.space.key(genes) for genes in shapes}) == few.space.size
+
+
+def test_predicted_metrics_come_near_the_device_and_int8_is_faster(made: Candidates, profiled: Profile) -> None:
+    for seed in range(10):
+        genes = made.space.sample(np.random.default_rng(seed))
+        assert profiled.metrics(genes)["latency_ms"] == pytest.approx(latency_ms(made, genes), rel=0.1)
+
+
+def test_the_shortfall_allows_for_twice_the_held_out_error(made: Candidates, profiled: Profile) -> None:
+    genes = made.warm_start()[0]
+    predicted = profiled.metrics(genes)["latency_ms"]
+    error = profiled.latency.report.variants[made.variant(genes)]["mape"]
+    for beyond in (0.0, 0.1, 1.0):
+        limit = Constraint.parse(f"latency_ms <= {predicted / (1 + beyond)!r}")
+        assert profiled.shortfall(genes, [limit]) == pytest.approx(beyond - 2 * error)
+
+
+def test_what_is_computed_has_no_slack_and_what_needs_training_is_not_judged(
+    made: Candidates, profiled: Profile
+) -> None:
+    genes = made.warm_start()[0]
+    macs = profiled.metrics(genes)["macs"]
+    assert profiled.shortfall(genes, [Constraint.parse(f"macs <= {macs / 2}")]) == pytest.approx(1.0)
+    assert profiled.shortfall(genes, [Constraint.parse("accuracy >= 0.99")]) == 0.0
+    assert profiled.shortfall(genes, []) == 0.0
+
+
+def test_a_limit_that_some_student_meets_passes_and_an_impossible_one_names_the_nearest(profiled: Profile) -> None:
+    check_feasible(profiled, [Constraint.parse(f"latency_ms <= {profiled.fastest_ms}")], 0)
+    with pytest.raises(InfeasibleError, match=r"meets macs <= 1; .* the nearest is 1 layer"):
+        check_feasible(profiled, [Constraint.parse("macs <= 1")], 0)
+
+
+def test_limits_that_exclude_each_other_are_infeasible_together_only(profiled: Profile) -> None:
+    teacher = profiled.candidates.warm_start()[0]
+    many = Constraint.parse(f"macs >= {profiled.metrics(teacher)['macs']}")
+    fast = Constraint.parse(f"latency_ms <= {profiled.fastest_ms}")
+    check_feasible(profiled, [many], 0)
+    check_feasible(profiled, [fast], 0)
+    with pytest.raises(InfeasibleError, match="Relax a constraint"):
+        check_feasible(profiled, [many, fast], 0)
+
+
+def _closest(codes: np.ndarray) -> float:
+    """Return the mean distance of a point to its nearest neighbour."""
+    distances = np.linalg.norm(codes[:, None] - codes[None], axis=2)
+    return float((distances + np.diag(np.full(len(codes), np.inf))).min(axis=1).mean())
