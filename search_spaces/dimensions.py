@@ -7,18 +7,18 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
 from search_spaces.errors import ConfigError
 from search_spaces.registry import unknown_name
+from search_spaces.steps import Steps
 
 Value = bool | int | float | str
 Genes = Mapping[str, Value]
 
 STRIDE = 0.1  # one step of a continuum, as a share of its range
-NEARLY = 1e-8  # a number this close to a step of a grid, in steps, is on it; the tolerance of Optuna
 
 
 class Listed:
@@ -287,41 +287,6 @@ class Float:
     def to_json(self) -> dict[str, Any]:
         """Return JSON values that `dimension_from_json` turns back into an equal dimension."""
         return {"kind": "float", "low": self.low, "high": self.high, "log": self.log}
-
-
-@dataclass(frozen=True)
-class Steps(Sequence[float]):
-    """The numbers ``low, low + step, ...`` up to ``high``, never listed; a number nearly on one of them is that one."""
-
-    low: float
-    high: float
-    step: float
-
-    def __len__(self) -> int:
-        return round((self.high - self.low) / self.step) + 1
-
-    @overload
-    def __getitem__(self, place: int) -> float: ...
-
-    @overload
-    def __getitem__(self, place: slice) -> tuple[float, ...]: ...
-
-    def __getitem__(self, place: int | slice) -> float | tuple[float, ...]:
-        places = range(len(self))[place]
-        if isinstance(places, range):
-            return tuple(self[i] for i in places)
-        return min(self.high, places * self.step + self.low) + 0.0  # as Optuna rounds; never -0.0
-
-    def __contains__(self, value: object) -> bool:
-        if not isinstance(value, int | float) or not math.isfinite(value):
-            return False
-        place = (value - self.low) / self.step
-        return 0 <= round(place) < len(self) and abs(place - round(place)) < NEARLY
-
-    def index(self, value: Any, start: int = 0, stop: int | None = None) -> int:
-        """Return the place of a contained value."""
-        place: int = round((value - self.low) / self.step)
-        return place
 
 
 @dataclass(frozen=True)
