@@ -22,6 +22,7 @@ COMMANDS = Table(
         "report": "launch.commands:report",
         "export": "launch.commands:export",
         "recipe": "launch.commands:recipe",
+        "strategies": "launch.strategies:strategies",
         "doctor": "launch.doctor:doctor",
     },
 )
@@ -141,6 +142,21 @@ def recipe(
         nas recipe quickstart > recipe.yaml
     """
     _run("recipe", name)
+
+
+@app.command()
+def strategies(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Strategy to show in detail.")] = None,
+) -> None:
+    """List the strategies a space can be searched with, or show the options of one: default, range, meaning.
+
+    **Examples**
+
+        nas strategies
+
+        nas strategies evolution
+    """
+    _run("strategies", name)
 
 
 @app.command()

@@ -30,7 +30,7 @@ from nas.record import Record
 from nas.retry import RetryingExecutor
 from nas.run_folder import RunFolder
 from nas.search import Search
-from nas.strategies import check_strategy, make_sampler
+from nas.strategies import check_search, make_sampler
 from nas.strategies.base import Strategy
 from nas.strategies.foreknowledge import Foreknowledge
 from nas.tracker import State, Tracker, TrialRun
@@ -242,15 +242,16 @@ def check_identity(record: Record, prepared: Prepared) -> None:
 
 
 def check_names(recipe: Recipe) -> None:
-    """Refuse unknown objectives, constraints, strategies, devices and too many threads before anything slow begins.
+    """Refuse unknown names and options, and a strategy that does not fit, before anything slow begins.
 
     Raises:
-        ConfigError: It lists the known names and the nearest one, or says how many threads there can be.
+        ConfigError: It lists the known names and the nearest one, or says what is allowed.
     """
     for name in recipe.objectives:
         Objective.of(name)
     check_consistent([Constraint.parse(text) for text in recipe.constraints], None)
-    check_strategy(recipe.search.strategy)
+    search = recipe.search
+    check_search(search.strategy, search.options, len(recipe.objectives), search.trials)
     for table, name in ((DEVICES, recipe.device.name), (FAMILIES, recipe.space.family)):
         if name not in table:
             raise unknown_name(table.what, name, list(table))

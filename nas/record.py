@@ -19,7 +19,9 @@ from nas.mirror import Json, Mirror, name_metrics
 from nas.objectives import Direction
 from search_spaces.errors import StateError
 
-__all__ = ["FrozenTrial", "Record", "TrialState"]
+__all__ = ["TOLD", "FrozenTrial", "Record", "TrialState"]
+
+TOLD = "nas.told"  # system attribute of a trial: how many had ended before it; clocks tie, and they step back
 
 
 class Record:
@@ -32,6 +34,7 @@ class Record:
         self._study_id = storage.get_study_id_from_name(study.study_name)
         self._mirror: Mirror | None = None
         self._n_known = 0  # trials that the mirror has
+        self._n_told = 0  # trials that ended
 
     @classmethod
     def open(
@@ -128,7 +131,8 @@ class Record:
         if trial.state.is_finished():
             return False
         self._check(trial, values, state)
-        notes, system_attrs = _jsonable(attrs or {}, number), _constraint_attrs(constraints or {}, number)
+        notes = _jsonable(attrs or {}, number)
+        system_attrs = {**_constraint_attrs(constraints or {}, number), TOLD: self._n_told}
         told = None if values is None else [float(value) for value in values]
         if self._mirror is not None:
             self._mirror.finish(number, told, state, notes, system_attrs)
@@ -137,6 +141,7 @@ class Record:
         for key, value in system_attrs.items():
             self._storage.set_trial_system_attr(number, key, value)
         self.study.tell(number, told, state)
+        self._n_told += 1
         return True
 
     def annotate(self, number: int, attrs: Mapping[str, Json]) -> None:
@@ -198,6 +203,7 @@ class Record:
         for key, value in stored.system_attrs.items():
             self._storage.set_study_system_attr(self._study_id, key, value)
         self._n_known = len(stored.trials)
+        self._n_told = sum(trial.state.is_finished() for trial in stored.trials)
 
     def _system_attrs(self) -> dict[str, Json]:
         """Return what samplers keep with the study, e.g. the parents of a generation."""

@@ -1,4 +1,4 @@
-"""The values one gene may take: a choice, an integer with a step, or a float; how to draw, move and encode them.
+"""The values one gene may take: a choice, an integer, a float, or a grid of floats; how to draw, move and encode them.
 
 Knows plain values only; not which genes there are (`search_spaces.space`) nor what a value does to a model.
 """
@@ -6,12 +6,14 @@ Knows plain values only; not which genes there are (`search_spaces.space`) nor w
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 
 from search_spaces.errors import ConfigError
 from search_spaces.registry import unknown_name
+from search_spaces.steps import Steps
 
 Value = bool | int | float | str
 Genes = Mapping[str, Value]
@@ -130,15 +132,16 @@ class Choice(Listed):
 
 @dataclass(frozen=True)
 class Integer(Listed):
-    """The integers ``low, low + step, ...`` up to ``high``.
+    """The integers ``low, low + step, ...`` up to ``high``, uniform in the logarithm when ``log``.
 
     Raises:
-        ConfigError: ``low > high`` or ``step < 1``.
+        ConfigError: ``low > high`` or ``step < 1``, or ``log`` with ``low < 1`` or a step.
     """
 
     low: int
     high: int
     step: int = 1
+    log: bool = False
     values: range = field(init=False, repr=False, compare=False)
     ordered: bool = field(init=False, repr=False, compare=False, default=True)
 
@@ -146,11 +149,35 @@ class Integer(Listed):
         """Refuse a dimension without proper values."""
         if self.step < 1 or self.low > self.high:
             raise ConfigError(f"integer: {self} has no values; low <= high and step >= 1 are needed.")
+        if self.log and (self.low < 1 or self.step > 1):
+            raise ConfigError(f"integer: {self} has no logarithm; low >= 1 and step = 1 are needed when log is set.")
         object.__setattr__(self, "values", range(self.low, self.high + 1, self.step))
 
     def contains(self, value: Value) -> bool:
         """Return whether this is one of the integers; True and 2.0 are not."""
         return type(value) is int and value in self.values
+
+    def sample(self, rng: np.random.Generator) -> Value:
+        """Return a value drawn uniformly, from the logarithms when ``log``."""
+        return self._nearest(self._continuum.sample(rng)) if self.log else super().sample(rng)
+
+    def mutate(self, value: Value, rng: np.random.Generator, max_step: int = 2) -> Value:
+        """Return a different value at most ``max_step`` steps, or tenths of the logarithm's range, away."""
+        moved = self._nearest(self._continuum.mutate(value, rng, max_step)) if self.log else value
+        return moved if moved != value else super().mutate(value, rng, 1 if self.log else max_step)
+
+    def encode(self, value: Value) -> tuple[float, ...]:
+        """Return the place in the order, of the logarithm when ``log``, in [0, 1]."""
+        return Float(self.low, self.high, log=True).encode(value) if self.log else super().encode(value)
+
+    @property
+    def _continuum(self) -> "Float":
+        """Return the numbers that round to these integers."""
+        return Float(self.low - 0.5, self.high + 0.5, log=True)
+
+    def _nearest(self, number: float) -> int:
+        """Return the integer that a number of the continuum stands for."""
+        return min(self.high, max(self.low, round(number)))
 
     @property
     def allowed(self) -> str:
@@ -160,11 +187,12 @@ class Integer(Listed):
 
     def optuna_json(self) -> dict[str, Any]:
         """Return a distribution of the same values in the JSON format of Optuna."""
-        return _optuna_line(self.values)
+        return _optuna_line(self.values, self.log)
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values that `dimension_from_json` turns back into an equal dimension."""
-        return {"kind": "integer", "low": self.low, "high": self.high, "step": self.step}
+        log = {"log": True} if self.log else {}
+        return {"kind": "integer", "low": self.low, "high": self.high, "step": self.step, **log}
 
 
 @dataclass(frozen=True)
@@ -261,8 +289,45 @@ class Float:
         return {"kind": "float", "low": self.low, "high": self.high, "log": self.log}
 
 
-Dimension = Choice | Integer | Float
-KINDS: dict[str, type[Dimension]] = {"choice": Choice, "integer": Integer, "float": Float}
+@dataclass(frozen=True)
+class Grid(Listed):
+    """The floats ``low, low + step, ...`` up to ``high``; 0.3 is the 0.30000000000000004 of three steps of 0.1.
+
+    Raises:
+        ConfigError: ``low > high``, the distance is not finite, or ``step`` is not positive.
+    """
+
+    low: float
+    high: float
+    step: float
+    values: Steps = field(init=False, repr=False, compare=False)
+    ordered: bool = field(init=False, repr=False, compare=False, default=True)
+
+    def __post_init__(self) -> None:
+        """Refuse a dimension without proper values."""
+        if not (self.low <= self.high and math.isfinite(self.high - self.low) and 0 < self.step < math.inf):
+            raise ConfigError(f"grid: {self} has no values; low <= high, a finite distance and step > 0 are needed.")
+        low, high, step = (Decimal(str(number)) for number in (self.low, self.high, self.step))  # as Optuna counts
+        last = float(low + (high - low) // step * step)
+        object.__setattr__(self, "values", Steps(float(self.low), last, float(self.step)))
+
+    @property
+    def allowed(self) -> str:
+        """Return the values in words."""
+        return f"a number from {self.low} to {self.values[-1]} in steps of {self.step}"
+
+    def optuna_json(self) -> dict[str, Any]:
+        """Return a distribution of the same values in the JSON format of Optuna."""
+        attributes = {"low": self.values.low, "high": self.values.high, "log": False, "step": self.step}
+        return {"name": "FloatDistribution", "attributes": attributes}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON values that `dimension_from_json` turns back into an equal dimension."""
+        return {"kind": "grid", "low": self.low, "high": self.high, "step": self.step}
+
+
+Dimension = Choice | Integer | Float | Grid
+KINDS: dict[str, type[Dimension]] = {"choice": Choice, "integer": Integer, "float": Float, "grid": Grid}
 
 
 def dimension_from_json(data: Mapping[str, Any]) -> Dimension:
@@ -280,6 +345,25 @@ def dimension_from_json(data: Mapping[str, Any]) -> Dimension:
         raise ConfigError(f"dimension {kind}: {error}; write what to_json() gave.") from None
 
 
+def dimension_from_optuna(name: str, attributes: Mapping[str, Any]) -> Dimension | None:
+    """Return the dimension of a distribution of Optuna, None when no gene can take its values, None among them, say.
+
+    Args:
+        name: Class of the distribution.
+        attributes: Those with which it was made.
+    """
+    given = dict(attributes)
+    try:
+        if name == "CategoricalDistribution":
+            return Choice(tuple(given["choices"]))
+        if name == "IntDistribution":
+            return Integer(given["low"], given["high"], given["step"], given["log"])
+        step = given.pop("step")
+        return Float(**given) if step is None else Grid(given["low"], given["high"], step)
+    except ConfigError:
+        return None
+
+
 def _is_plain(value: object) -> bool:
     """Return whether a value survives JSON and Optuna unchanged."""
     return type(value) in (bool, int, str) or (type(value) is float and math.isfinite(value))
@@ -294,7 +378,7 @@ def _line(values: tuple[Value, ...]) -> range | None:
     return line if list(line) == numbers else None
 
 
-def _optuna_line(values: range) -> dict[str, Any]:
+def _optuna_line(values: range, log: bool = False) -> dict[str, Any]:
     """Return an integer distribution in the JSON format of Optuna."""
-    attributes = {"low": values[0], "high": values[-1], "step": values.step, "log": False}
+    attributes = {"low": values[0], "high": values[-1], "step": values.step, "log": log}
     return {"name": "IntDistribution", "attributes": attributes}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from search_spaces.conditions import Condition, checked, count, parents_first, undecided
-from search_spaces.dimensions import Dimension, Genes, Value, dimension_from_json
+from search_spaces.dimensions import Dimension, Genes, Value, dimension_from_json, dimension_from_optuna
 from search_spaces.errors import ConfigError
 from search_spaces.registry import unknown_name
 
@@ -186,6 +186,33 @@ class Space:
         from optuna.distributions import json_to_distribution  # keeps Optuna out of this package's imports
 
         return {gene: json_to_distribution(json.dumps(d.optuna_json())) for gene, d in self._dimensions.items()}
+
+    @classmethod
+    def from_distributions(cls, distributions: "Mapping[str, BaseDistribution]") -> "Space":
+        """Return the space of parameters of Optuna, in the order of their names.
+
+        One with a single value, or with values that no gene can have (None, say), is left out.
+        """
+        found = {
+            gene: dimension_from_optuna(type(distribution).__name__, vars(distribution))
+            for gene, distribution in sorted(distributions.items())
+        }
+        return cls({gene: dimension for gene, dimension in found.items() if dimension and dimension.size > 1})
+
+    def adapted(self, distributions: "Mapping[str, BaseDistribution]") -> "Space":
+        """Return the space of other parameters of Optuna: what is the same in both stays as it is here.
+
+        A gene with the same distribution keeps its dimension, and its condition where its parent stays the same, too.
+        """
+        ours = self.distributions()
+        same = {gene for gene in self._dimensions if ours[gene] == distributions.get(gene)}
+        return Space(
+            {
+                **Space.from_distributions(distributions).dimensions,
+                **{gene: dimension for gene, dimension in self._dimensions.items() if gene in same},
+            },
+            {gene: c for gene, c in self._conditions.items() if gene in same and c.parent in same},
+        )
 
     def prefixed(self, prefix: str) -> "Space":
         """Return the same space with genes named ``prefix.gene``."""

@@ -4,6 +4,6 @@ A strategy keeps no state that the study does not hold, so every one of them goe
 stopped.
 """
 
-from nas.strategies.names import OPTUNA_SAMPLERS, STRATEGIES, check_strategy, make_sampler
+from nas.strategies.names import OPTUNA_SAMPLERS, STRATEGIES, check_search, check_strategy, make_sampler
 
-__all__ = ["OPTUNA_SAMPLERS", "STRATEGIES", "check_strategy", "make_sampler"]
+__all__ = ["OPTUNA_SAMPLERS", "STRATEGIES", "check_search", "check_strategy", "make_sampler"]

@@ -13,6 +13,7 @@ import numpy as np
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from nas.record import TOLD
 from search_spaces.errors import ConfigError
 from search_spaces.space import Genes, Space
 
@@ -100,9 +101,11 @@ class History:
             return None
 
 
-def _told_at(trial: FrozenTrial) -> tuple[float, int]:
-    """Return when a trial was told, unfinished ones last."""
-    return (trial.datetime_complete.timestamp() if trial.datetime_complete else math.inf, trial.number)
+def _told_at(trial: FrozenTrial) -> tuple[float, float, int]:
+    """Return when a trial was told, unfinished ones last: as its record counted, where one did, else by the clock."""
+    if trial.datetime_complete is None:
+        return (math.inf, math.inf, trial.number)
+    return (trial.system_attrs.get(TOLD, -1), trial.datetime_complete.timestamp(), trial.number)
 
 
 def _observation(trial: FrozenTrial, genes: Genes, signs: np.ndarray) -> Observation:

@@ -6,6 +6,7 @@ from typing import Any
 
 from optuna.samplers import BaseSampler
 
+from nas.strategies.base import Strategy
 from nas.strategies.resumable import ResumableSampler
 from search_spaces.errors import ConfigError
 from search_spaces.registry import Table, unknown_name
@@ -28,6 +29,14 @@ OPTUNA_SAMPLERS = Table(
         "qmc": "optuna.samplers:QMCSampler",
     },
 )
+OPTUNA_SUITS = {  # what Optuna's samplers are good for, one line each
+    "tpe": "tens to hundreds of trials; models each parameter's good and bad values (Optuna)",
+    "nsga2": "hundreds of cheap trials in generations, two or three objectives (Optuna)",
+    "nsga3": "hundreds of cheap trials in generations, four objectives and more (Optuna)",
+    "gp": "up to about a hundred expensive trials; a Gaussian process, seconds an ask (Optuna; needs torch)",
+    "qmc": "an even cover of the space, a better baseline than random for numbers (Optuna)",
+}
+POPULATIONS = ("population", "population_size")  # options that count trials
 GIVEN = {"self", "seed"}  # arguments that are not options
 
 
@@ -41,12 +50,33 @@ def check_strategy(name: str) -> None:
         raise unknown_name("strategy", name, [*STRATEGIES, *OPTUNA_SAMPLERS])
 
 
-def make_sampler(name: str, space: Space, seed: int, options: Mapping[str, Any] | None = None) -> BaseSampler:
+def check_search(name: str, options: Mapping[str, Any], n_objectives: int, n_trials: int) -> None:
+    """Check that a strategy can do what a recipe asks of it.
+
+    Raises:
+        ConfigError: As `make_sampler`, or there are too many objectives, or a population that the trials cannot fill.
+    """
+    sampler = make_sampler(name, None, 0, options)
+    most = sampler.max_objectives if isinstance(sampler, Strategy) else None
+    if most is not None and n_objectives > most:
+        raise ConfigError(
+            f"search.strategy: {name!r} cannot search for {n_objectives} objectives; at most {most} is allowed. "
+            "Choose another strategy, or make the others constraints."
+        )
+    for option in POPULATIONS:
+        if option in options and options[option] > n_trials:
+            raise ConfigError(
+                f"search.options.{option}: {options[option]} is more than the search has trials; at most "
+                f"search.trials = {n_trials} is allowed."
+            )
+
+
+def make_sampler(name: str, space: Space | None, seed: int, options: Mapping[str, Any] | None = None) -> BaseSampler:
     """Return the strategy of a recipe.
 
     Args:
         name: Row of ``STRATEGIES`` or ``OPTUNA_SAMPLERS``.
-        space: What is searched.
+        space: What is searched; None: what the finished trials of a study have in common.
         seed: Of the whole search; every draw is derived from it and the trial's number.
         options: Keyword arguments of the strategy's class.
 

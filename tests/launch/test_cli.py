@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,9 @@ from typer.testing import CliRunner
 
 from launch.cli import app
 from nas.run_folder import RunFolder
+from nas.strategies import OPTUNA_SAMPLERS, STRATEGIES
 
-COMMANDS = ("search", "resume", "report", "export", "recipe", "doctor")
+COMMANDS = ("search", "resume", "report", "export", "recipe", "strategies", "doctor")
 
 
 def invoke(*arguments: str) -> tuple[int, str]:
@@ -79,6 +81,9 @@ def test_a_run_folder_with_a_search_is_not_overwritten(recipe_file: Path, tmp_pa
         (["resume", "/nowhere"], "holds no recipe.yaml"),
         (["report", "/nowhere"], "holds no recipe.yaml"),
         (["export", "/nowhere"], "holds no recipe.yaml"),
+        (["search", "quickstart", "--set", "search.options.population=25"], "at most search.trials = 14"),
+        (["search", "quickstart", "--set", "search.options.populatoin=2"], "Did you mean 'population'"),
+        (["strategies", "evolutoin"], "Did you mean 'evolution'"),
         (["recipe", "quickstrat"], "Did you mean 'quickstart'"),
     ],
 )
@@ -150,6 +155,34 @@ def test_a_missing_mlflow_is_one_line_and_no_search_without_tracking_needs_it(
         assert ran.returncode == 2, ran.stderr
         assert message in ran.stderr
         assert len(ran.stderr.strip().splitlines()) == 1
+
+
+def test_all_strategies_are_listed_with_what_they_are_good_for() -> None:
+    code, output = invoke("strategies")
+    assert code == 0
+    shown = " ".join(output.replace("│", " ").split())
+    for name in (*STRATEGIES, *OPTUNA_SAMPLERS):
+        assert f" {name} " in shown, name
+    assert "hundreds of cheap trials, any number of objectives" in shown
+
+
+@pytest.mark.parametrize("name", [*STRATEGIES, *OPTUNA_SAMPLERS])
+def test_every_option_of_a_strategy_is_shown(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    code, output = invoke("strategies", name)
+    assert code == 0
+    if name in STRATEGIES:
+        cls = STRATEGIES.load(name)
+        assert cls.suits in output
+        for option, field in cls.options_model.model_fields.items():
+            assert option in output
+            assert field.description in output
+    if name == "evolution":
+        assert re.search(r"population .* 32 .* integer >= 2 .* may become parents", output)
+        assert re.search(r"crossover .* 0\.3 .* number >= 0 <= 1 ", output)
+    if name == "tpe":
+        assert re.search(r"n_startup_trials .* 10 ", output)
+        assert "seed" not in output
 
 
 def test_an_infeasible_limit_ends_with_exit_code_3(recipe_file: Path, tmp_path: Path) -> None:

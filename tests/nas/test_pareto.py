@@ -1,3 +1,5 @@
+from itertools import combinations
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -34,6 +36,50 @@ def test_ranks_are_what_peeling_front_by_front_says(costs):
         if len(left):
             expected[left[pareto_front(costs[left])]] = rank
     assert non_dominated_sort(costs).tolist() == expected.tolist()
+
+
+@given(clouds())
+def test_a_rank_is_the_longest_chain_of_points_that_dominate_it(costs):
+    def chain(point: np.ndarray) -> int:
+        return max((chain(other) + 1 for other in costs if dominates(other, point)), default=0)
+
+    assert non_dominated_sort(costs).tolist() == [chain(point) for point in costs]
+
+
+@given(hnp.arrays(np.float64, st.tuples(st.integers(1, 7), st.integers(2, 4)), elements=st.floats(0, 1.2)))
+def test_the_volume_is_what_inclusion_and_exclusion_say(costs):
+    expected = 0.0
+    for n in range(1, len(costs) + 1):
+        for chosen in combinations(costs, n):  # the boxes that some points dominate meet in a box, too
+            expected -= (-1) ** n * np.prod(np.maximum(0, 1 - np.max(chosen, axis=0)))
+    assert hypervolume(costs, np.ones(costs.shape[1])) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("n_costs", [2, 3, 4])
+def test_the_volume_is_the_share_of_random_points_that_are_dominated(n_costs):
+    rng = np.random.default_rng(n_costs)
+    costs, darts, reference = rng.random((12, n_costs)), rng.random((40_000, n_costs)), np.full(n_costs, 1.0)
+    share = (costs[:, None, :] <= darts).all(axis=2).any(axis=0).mean()
+    assert hypervolume(costs, reference) == pytest.approx(share, abs=4 * 0.5 / np.sqrt(len(darts)))
+
+
+def crowding_as_in_the_paper(costs: np.ndarray) -> list[float]:
+    """Deb et al. 2002, sec. III-B, procedure crowding-distance-assignment, line by line."""
+    distance = [0.0] * len(costs)
+    for m in range(costs.shape[1]):
+        order = sorted(range(len(costs)), key=lambda i: costs[i][m])
+        low, high = costs[order[0]][m], costs[order[-1]][m]
+        if low == high:
+            continue  # the paper divides by zero here
+        distance[order[0]] = distance[order[-1]] = float("inf")
+        for before, i, after in zip(order, order[1:], order[2:], strict=False):
+            distance[i] += (costs[after][m] - costs[before][m]) / (high - low)
+    return distance
+
+
+@given(clouds())
+def test_crowding_is_what_the_procedure_of_the_paper_says(costs):
+    np.testing.assert_allclose(crowding_distance(costs), crowding_as_in_the_paper(costs))
 
 
 @pytest.mark.parametrize("n_costs", [1, 2, 3, 4])

@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution, json_to_distribution
 
-from search_spaces.dimensions import Choice, Dimension, Float, Integer, dimension_from_json
+from search_spaces.dimensions import Choice, Dimension, Float, Grid, Integer, dimension_from_json, dimension_from_optuna
 from search_spaces.errors import ConfigError
 from search_spaces.seeding import rng_for
 
@@ -15,15 +15,24 @@ plain_values = st.one_of(
     st.booleans(), st.integers(-99, 99), st.floats(-9, 9, allow_nan=False), st.sampled_from(["gelu", "relu", "1", "ü"])
 )
 choices = st.builds(Choice, st.lists(plain_values, min_size=1, max_size=6, unique=True).map(tuple), st.booleans())
-integers = st.builds(
-    lambda low, span, step: Integer(low, low + span, step), st.integers(-9, 9), st.integers(0, 9), st.integers(1, 4)
+integers = st.one_of(
+    st.builds(
+        lambda low, span, step: Integer(low, low + span, step), st.integers(-9, 9), st.integers(0, 9), st.integers(1, 4)
+    ),
+    st.builds(lambda low, span: Integer(low, low + span, log=True), st.integers(1, 9), st.integers(0, 99)),
+)
+grids = st.builds(
+    lambda low, n, step: Grid(low / 100, (low + n) / 100, step / 100),
+    st.integers(-999, 999),
+    st.integers(0, 300),
+    st.integers(1, 99),
 )
 bounds = st.floats(-1e6, 1e6, allow_nan=False, allow_infinity=False)
 floats = st.one_of(
     st.builds(lambda a, b: Float(min(a, b), max(a, b)), bounds, bounds),
     st.builds(lambda low, factor: Float(low, low * factor, log=True), st.floats(1e-6, 1e3), st.floats(1, 1e6)),
 )
-dimensions = st.one_of(choices, integers, floats)
+dimensions = st.one_of(choices, integers, floats, grids)
 seeds = st.integers(0, 2**31)
 
 
@@ -81,6 +90,10 @@ def test_the_upper_end_of_an_integer_is_its_last_step():
         (lambda: Float(math.nan, 1), "finite"),
         (lambda: Float(-1e308, 1e308), "finite"),
         (lambda: Float(0, 1, log=True), "no logarithm"),
+        (lambda: Integer(0, 1, log=True), "low=0.* low >= 1"),
+        (lambda: Integer(1, 9, 2, log=True), "step=2, log=True"),
+        (lambda: Grid(0, 1, 0), "step=0"),
+        (lambda: Grid(1, 0, 0.1), "low=1, high=0"),
     ],
 )
 def test_a_dimension_without_proper_values_is_refused(make, message):
@@ -124,6 +137,47 @@ def test_a_log_float_is_drawn_evenly_over_its_decades():
     assert sum(draw < 1e-2 for draw in draws) / len(draws) == pytest.approx(0.5, abs=0.05)
 
 
+def test_a_log_integer_is_drawn_and_moved_on_the_scale_of_its_logarithm():
+    scale = Integer(1, 10_000, log=True)
+    draws = [scale.sample(rng_for(0, draw)) for draw in range(2000)]
+    # integers up to 99 take the part from 0.5 to 99.5 of the logarithms from 0.5 to 10,000.5
+    assert sum(draw < 100 for draw in draws) / len(draws) == pytest.approx(math.log(199) / math.log(20_001), abs=0.04)
+    moves = [scale.mutate(1000, rng_for(0, draw), max_step=1) for draw in range(200)]
+    assert 300 < min(moves) < 500
+    assert 2000 < max(moves) < 3000
+    assert scale.encode(100) == (0.5,)
+
+
+def test_a_number_nearly_on_a_grid_is_the_one_on_it():
+    grid = Grid(0, 1, 0.1)
+    assert grid.contains(0.3)
+    assert grid.canonical(0.3) == 0.1 * 3 != 0.3
+    assert not grid.contains(0.35)
+    assert not grid.contains(1.1)
+    assert not grid.contains(True)
+    assert Grid(0, 0.75, 0.1).values[-1] == 0.7 < 7 * 0.1
+    assert grid.size == 11
+
+
+@pytest.mark.parametrize(
+    ("distribution", "dimension"),
+    [
+        (CategoricalDistribution(("a", 1)), Choice(("a", 1))),
+        (IntDistribution(0, 9, step=4), Integer(0, 8, 4)),
+        (IntDistribution(1, 9, log=True), Integer(1, 9, log=True)),
+        (FloatDistribution(0.1, 1, log=True), Float(0.1, 1, log=True)),
+        (FloatDistribution(0, 1, step=0.25), Grid(0, 1, 0.25)),
+        (CategoricalDistribution((None, 1)), None),
+        (CategoricalDistribution((True, 1)), None),
+        (FloatDistribution(-1e308, 1e308), None),
+    ],
+)
+def test_a_distribution_of_optuna_becomes_the_dimension_of_the_same_values(distribution, dimension):
+    assert dimension_from_optuna(type(distribution).__name__, vars(distribution)) == dimension
+    if dimension is not None:
+        assert json_to_distribution(json.dumps(dimension.optuna_json())) == distribution
+
+
 def test_ordered_values_are_encoded_by_place_and_others_one_hot():
     assert Choice((10, 20, 40), ordered=True).encode(20) == (0.5,)
     assert Choice(("a", "b", "c")).encode("b") == (0.0, 1.0, 0.0)
@@ -149,7 +203,7 @@ def test_optuna_sees_the_order_of_evenly_spaced_integers():
     ("data", "message"),
     [
         ({"kind": "choise", "values": [1]}, "Did you mean 'choice'"),
-        ({"values": [1]}, "'None' is unknown; known: choice, integer, float"),
+        ({"values": [1]}, "'None' is unknown; known: choice, integer, float, grid"),
         ({"kind": "integer", "low": 1}, "missing 1 required positional argument: 'high'"),
         ({"kind": "float", "low": 1, "high": 2, "base": 10}, "unexpected keyword argument 'base'"),
     ],
@@ -202,13 +256,13 @@ def test_codes_lie_between_zero_and_one_in_the_promised_columns(dimension, seed)
     assert all(0 <= number <= 1 for number in code)
 
 
-@given(st.one_of(choices, integers))
+@given(st.one_of(choices, integers, grids))
 def test_different_values_have_different_codes(dimension):
     codes = {dimension.encode(value) for value in dimension.values}
     assert len(codes) == dimension.size
 
 
-@given(st.one_of(choices, integers), seeds)
+@given(st.one_of(choices, integers, grids), seeds)
 def test_a_narrowed_dimension_keeps_the_old_order(dimension, seed):
     kept = {dimension.sample(rng_for(seed, draw)) for draw in range(3)}
     assert dimension.narrowed(list(kept)).values == tuple(value for value in dimension.values if value in kept)
@@ -219,3 +273,4 @@ def test_optuna_accepts_every_value(dimension, seed):
     distribution = json_to_distribution(json.dumps(dimension.optuna_json()))
     value = dimension.sample(rng_for(seed))
     assert distribution.to_external_repr(distribution.to_internal_repr(value)) == value
+    assert distribution._contains(distribution.to_internal_repr(value))

@@ -1,6 +1,7 @@
 import pytest
 
-from nas.strategies import check_strategy, make_sampler
+from nas.strategies import OPTUNA_SAMPLERS, STRATEGIES, check_search, check_strategy, make_sampler, names
+from nas.strategies.random import RandomSearch
 from search_spaces.dimensions import Choice
 from search_spaces.errors import ConfigError
 from search_spaces.space import Space
@@ -40,3 +41,30 @@ def test_a_wrong_option_is_one_line(name, options, message):
 
 def test_options_reach_optunas_sampler():
     assert make_sampler("nsga2", SPACE, 0, {"population_size": 7})._sampler.population_size == 7
+
+
+def test_more_objectives_than_a_strategy_searches_for_are_refused(monkeypatch):
+    monkeypatch.setattr(RandomSearch, "max_objectives", 1)
+    check_search("random", {}, 1, 24)
+    with pytest.raises(ConfigError, match="'random' cannot search for 2 objectives; at most 1 is allowed"):
+        check_search("random", {}, 2, 24)
+
+
+@pytest.mark.parametrize(("name", "option"), [("evolution", "population"), ("nsga2", "population_size")])
+def test_a_given_population_that_the_trials_cannot_fill_is_refused(name, option):
+    check_search(name, {}, 2, 1)  # a default may be larger
+    check_search(name, {option: 24}, 2, 24)
+    with pytest.raises(ConfigError, match=rf"search\.options\.{option}: 25 is more than .* search\.trials = 24"):
+        check_search(name, {option: 25}, 2, 24)
+
+
+def test_options_are_checked_before_they_are_compared():
+    with pytest.raises(ConfigError, match="population: 'many' is not allowed"):
+        check_search("evolution", {"population": "many"}, 2, 24)
+
+
+def test_every_strategy_says_what_it_is_good_for():
+    assert list(names.OPTUNA_SUITS) == list(OPTUNA_SAMPLERS)
+    for name in STRATEGIES:
+        assert STRATEGIES.load(name).name == name
+        assert 10 < len(STRATEGIES.load(name).suits) < 120
