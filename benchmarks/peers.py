@@ -8,6 +8,7 @@ them, since the default of 100 of pymoo and Syne Tune leaves three generations w
 import importlib.metadata
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -121,20 +122,31 @@ class PymooPeer:
 
 
 class SyneTunePeer:
-    """Syne Tune's multi-objective regularised evolution (MO-REA), the searcher itself without its scheduler."""
+    """Syne Tune's multi-objective regularised evolution (MO-REA), the searcher itself without its scheduler.
 
-    def __init__(self, space: Space, seed: int) -> None:
+    In 0.16.0 its default priority returns indices in the order of their ranks where the searcher reads one score a
+    member, so parents are drawn almost at random. ``mended`` turns the order into scores.
+    """
+
+    def __init__(self, space: Space, seed: int, mended: bool = False) -> None:
         """Make the searcher; genes with an order are ordinal."""
         from syne_tune.config_space import choice, ordinal
         from syne_tune.optimizer.schedulers.multiobjective.multi_objective_regularized_evolution import (
             MultiObjectiveRegularizedEvolution,
         )
+        from syne_tune.optimizer.schedulers.multiobjective.multiobjective_priority import NonDominatedPriority
 
         genes = {
             gene: (ordinal if dimension.ordered else choice)(list(dimension.values))
             for gene, dimension in space.dimensions.items()
         }
-        self._searcher = MultiObjectiveRegularizedEvolution(genes, population_size=POPULATION, random_seed=seed)
+        order = NonDominatedPriority()
+        self._searcher = MultiObjectiveRegularizedEvolution(
+            genes,
+            population_size=POPULATION,
+            random_seed=seed,
+            multiobjective_priority=(lambda costs: np.argsort(order(costs))) if mended else None,
+        )
         self._genes: dict[str, Any] = {}
         self._n_asked = 0
 
@@ -164,6 +176,7 @@ PEERS: Mapping[str, tuple[str, Callable[[Space, int], Searcher]]] = {  # name ->
     "optuna-gp": ("optuna", _optuna(lambda seed: optuna.samplers.GPSampler(seed=seed))),
     "pymoo-nsga2": ("pymoo", PymooPeer),
     "syne-tune-morea": ("syne-tune", SyneTunePeer),
+    "syne-tune-morea-mended": ("syne-tune", partial(SyneTunePeer, mended=True)),
 }
 CAPS = {"optuna-gp": 100}  # evaluations; a Gaussian process takes minutes for so many
 
