@@ -140,6 +140,7 @@ class SyneTunePeer:
             gene: (ordinal if dimension.ordered else choice)(list(dimension.values))
             for gene, dimension in space.dimensions.items()
         }
+        np.random.seed(seed)  # its first members are drawn from numpy's global generator, whatever the seed
         order = NonDominatedPriority()
         self._searcher = MultiObjectiveRegularizedEvolution(
             genes,
