@@ -16,6 +16,7 @@ STRATEGIES = Table(
     "strategy",
     {
         "evolution": "nas.strategies.evolution:AgingEvolution",
+        "local": "nas.strategies.local:LocalSearch",
         "random": "nas.strategies.random:RandomSearch",
     },
 )

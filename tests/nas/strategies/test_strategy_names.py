@@ -12,7 +12,7 @@ SPACE = Space({"ffn": Choice((1, 2, 3), ordered=True)})
 @pytest.mark.parametrize("function", [check_strategy, lambda name: make_sampler(name, SPACE, 0)])
 def test_an_unknown_strategy_lists_all_names_and_the_nearest(function):
     with pytest.raises(
-        ConfigError, match=r"strategy: 'evolutoin' is unknown; known: evolution, random, tpe, nsga2, .*"
+        ConfigError, match=r"strategy: 'evolutoin' is unknown; known: evolution, .*random, tpe, nsga2, .*"
     ):
         function("evolutoin")
     check_strategy("evolution")
