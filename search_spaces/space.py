@@ -57,6 +57,11 @@ class Space:
         """Return the genes in order."""
         return tuple(self._dimensions)
 
+    @property
+    def order(self) -> tuple[str, ...]:
+        """Return the genes, each after the one it depends on."""
+        return self._order
+
     @cached_property
     def size(self) -> int | float:
         """Return the exact number of different candidates, ``math.inf`` with a continuum."""

@@ -15,7 +15,9 @@ STRATEGIES = Table(
     "strategy",
     {
         "evolution": "nas.strategies.evolution:AgingEvolution",
+        "ppo": "nas.strategies.ppo:Ppo",
         "random": "nas.strategies.random:RandomSearch",
+        "reinforce": "nas.strategies.reinforce:Reinforce",
     },
 )
 OPTUNA_SAMPLERS = Table(
