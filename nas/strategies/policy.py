@@ -30,8 +30,8 @@ from nas.strategies.reward import mnasnet, preferred, rewards
 from search_spaces.seeding import rng_for
 from search_spaces.space import Genes
 
-DRAWS = np.arange(16)  # candidates drawn at once; the first that is new is proposed
-HEAT = 0.1  # each draw is so much hotter than the one before, so that a settled policy still finds something new
+TEMPERATURES = 1.2 ** np.arange(16)  # of draws made at once, 1 to 15; the first that is new is proposed, so that a
+# settled policy leaves what it knows no further than it must
 MEMORY_OF_BASELINE = 0.9  # share of the old baseline that an update keeps
 LEAST_SPREAD = 0.05  # of rewards, a share of the results; less is noise and is not blown up
 
@@ -116,8 +116,8 @@ class PolicySearch(Strategy):
         learner = self._learner(history)
         if learner.n_updates == 0:
             return self.space.sample(rng)
-        wanted = _tensor(rng.dirichlet(np.ones(self._n_context(history)), 1)).expand(len(DRAWS), -1)
-        for row in learner.controller.sample(wanted, 1 + HEAT * DRAWS, rng):
+        wanted = _tensor(rng.dirichlet(np.ones(self._n_context(history)), 1)).expand(len(TEMPERATURES), -1)
+        for row in learner.controller.sample(wanted, TEMPERATURES, rng):
             genes = learner.controller.decode(row, rng)
             if not history.is_known(self.space.key(genes)) and self.foreknowledge.accept(genes):
                 break
@@ -133,7 +133,7 @@ class PolicySearch(Strategy):
 
     def _learner(self, history: History) -> Learner:
         """Return what was learned from a history, after learning from what is new in it."""
-        learners = self.__dict__.setdefault("_learners", WeakKeyDictionary())
+        learners = self.__dict__.setdefault("_learners", WeakKeyDictionary())  # a copy from a pickle has none
         if history not in learners:
             options = self._options
             controller = Controller(self.space, self._n_context(history), options.width, self.seed)
