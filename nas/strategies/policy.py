@@ -23,10 +23,9 @@ from torch import Tensor
 
 from nas.strategies.base import Strategy
 from nas.strategies.controller import Controller
-from nas.strategies.evolution import tournament_order
 from nas.strategies.history import History, Observation
 from nas.strategies.options import Options
-from nas.strategies.reward import mnasnet, preferred, rewards
+from nas.strategies.reward import best, mnasnet, preferred, rewards
 from search_spaces.seeding import rng_for
 from search_spaces.space import Genes
 
@@ -157,7 +156,7 @@ class PolicySearch(Strategy):
             scores = preferred(results, preferences)
         batch = self._batch(learner, results, rewards(results, scores), _tensor(preferences))
         self._descend(learner, batch)
-        learner.memory = _best(results, options.memory)
+        learner.memory = best(results, options.memory)
         learner.n_updates += 1
 
     def _preferences(self, n_updates: int, n: int) -> np.ndarray:
@@ -171,14 +170,14 @@ class PolicySearch(Strategy):
         new, k = gained[:, -n:], len(wanted)
         advantages = (new - learner.baseline) / max(LEAST_SPREAD, float(new.std()))
         learner.baseline += (1 - MEMORY_OF_BASELINE) * (float(new.mean()) - learner.baseline)
-        best = np.argsort(-gained, axis=1, kind="stable")[:, : self._options.elites]
+        top = np.argsort(-gained, axis=1, kind="stable")[:, : self._options.elites]
         rows = controller.encode([seen.genes for seen in results[-n:]]).repeat(k, 1)
         context = wanted.repeat_interleave(n, 0)
         with torch.no_grad():
             old, _ = controller.evaluate(rows, context)
         mixture = (old.view(k, n).logsumexp(0) - np.log(k)).repeat(k)
-        elite_rows = controller.encode([results[i].genes for i in best.flatten()])
-        elite_context = wanted.repeat_interleave(best.shape[1], 0)
+        elite_rows = controller.encode([results[i].genes for i in top.flatten()])
+        elite_context = wanted.repeat_interleave(top.shape[1], 0)
         return Batch(rows, context, _tensor(advantages).flatten(), old, mixture, elite_rows, elite_context)
 
     def _descend(self, learner: Learner, batch: Batch) -> None:
@@ -194,14 +193,6 @@ class PolicySearch(Strategy):
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(learner.controller.parameters(), 1.0)
             learner.optimizer.step()
-
-
-def _best(results: list[Observation], n: int) -> list[Observation]:
-    """Return the n best results in their order; failed ones go first."""
-    if len(results) <= n:
-        return results
-    usable = [seen for seen in results if seen.costs is not None]
-    return [seen for seen, place in zip(usable, tournament_order(usable), strict=True) if place < n]
 
 
 def _tensor(values: np.ndarray) -> Tensor:

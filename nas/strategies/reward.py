@@ -1,8 +1,8 @@
 """From results to rewards, in [0, 1]: the share of the known results that one beats under a preference.
 
 Only the order of results counts, so no scale has to be guessed and no outlier can shake the learner. A preference is
-a weight for each cost; learning one policy for all of them covers the whole front (rewards that are the same for the
-whole front, as the non-dominated rank, learned slower on NAS-Bench-201).
+a weight for each cost; one policy for all of them can be asked for any part of the front. On NAS-Bench-201 that found
+fronts about as large as the non-dominated rank, the tournament order of `evolution` and costs scaled to a range did.
 """
 
 import math
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from nas.strategies.evolution import tournament_order
 from nas.strategies.history import Observation
 from search_spaces.errors import ConfigError
 
@@ -77,6 +78,14 @@ def mnasnet(results: Sequence[Observation], target: float, exponent: float) -> n
     Source: Tan et al. 2019, MnasNet, https://arxiv.org/abs/1807.11626, eq. 2-3 with alpha = beta = ``exponent``.
     """
     return np.array([_soft(seen, target, exponent) if is_feasible(seen) else -np.inf for seen in results])
+
+
+def best(results: Sequence[Observation], n: int) -> list[Observation]:
+    """Return the n best results by feasibility, Pareto rank and crowding, in the order given; failed ones go first."""
+    if len(results) <= n:
+        return list(results)
+    usable = [seen for seen in results if seen.costs is not None]
+    return [seen for seen, place in zip(usable, tournament_order(usable), strict=True) if place < n]
 
 
 def is_feasible(seen: Observation) -> bool:

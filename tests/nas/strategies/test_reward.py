@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from nas.strategies.history import Observation
-from nas.strategies.reward import mnasnet, preferred, rewards
+from nas.strategies.reward import best, mnasnet, preferred, rewards
 from search_spaces.errors import ConfigError
 
 
@@ -61,3 +61,18 @@ def test_a_negative_value_gets_worse_with_the_latency_too():
 def test_a_target_needs_two_costs_of_which_the_second_is_positive(costs):
     with pytest.raises(ConfigError, match=r"search\.options\.target: trial 0 has the costs .*; two are allowed"):
         mnasnet([seen(costs)], 80.0, -0.07)
+
+
+def test_the_best_are_kept_in_the_order_they_came_and_failed_ones_go_first():
+    results = [
+        seen([3.0, 3.0]),
+        seen(None),
+        seen([0.0, 0.0], 0.1),
+        seen([1.0, 2.0]),
+        seen([2.0, 1.0]),
+        seen([1.5, 1.5]),
+    ]
+    assert best(results, 6) == results
+    assert best(results, 5) == [results[i] for i in (0, 2, 3, 4, 5)]
+    assert best(results, 4) == [results[i] for i in (0, 3, 4, 5)]
+    assert best(results, 2) == results[3:5]
