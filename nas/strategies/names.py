@@ -17,7 +17,9 @@ STRATEGIES = Table(
     {
         "evolution": "nas.strategies.evolution:AgingEvolution",
         "local": "nas.strategies.local:LocalSearch",
+        "ppo": "nas.strategies.ppo:Ppo",
         "random": "nas.strategies.random:RandomSearch",
+        "reinforce": "nas.strategies.reinforce:Reinforce",
     },
 )
 OPTUNA_SAMPLERS = Table(
