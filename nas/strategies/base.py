@@ -83,6 +83,7 @@ class Strategy(BaseSampler):
         foreknowledge.known_costs(some, 1 + max(foreknowledge.costs, default=0))
         foreknowledge.known_features(some)
         self.foreknowledge = foreknowledge
+        self._forget()  # what was derived from a history knew less
 
     @abstractmethod
     def propose(self, history: History, rng: np.random.Generator) -> Genes:

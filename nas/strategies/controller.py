@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from search_spaces.dimensions import Choice, Dimension, Float, Integer, Value
+from search_spaces.dimensions import Choice, Dimension, Float, Grid, Integer, Value
 from search_spaces.seeding import rng_for
 from search_spaces.space import Genes, Space
 
@@ -55,7 +55,7 @@ def _float_parts(dimension: Float) -> list[Dimension]:
     return [Float(a, b, dimension.log) for a, b in pairwise(ends)]
 
 
-def _listed_parts(dimension: Choice | Integer, is_parent: bool) -> list[Dimension]:
+def _listed_parts(dimension: Choice | Integer | Grid, is_parent: bool) -> list[Dimension]:
     """Return one part a value, or groups of neighbours where there are too many to learn one by one."""
     grouped = dimension.ordered and not is_parent and dimension.size > LISTED_PLACES
     n = LISTED_PLACES if grouped else dimension.size

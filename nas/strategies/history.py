@@ -6,8 +6,9 @@ for each of them.
 
 import bisect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 from optuna.study import Study, StudyDirection
@@ -16,6 +17,8 @@ from optuna.trial import FrozenTrial, TrialState
 from nas.record import TOLD
 from search_spaces.errors import ConfigError
 from search_spaces.space import Genes, Space
+
+Kept = TypeVar("Kept")
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class History:
     told: list[Observation] = field(default_factory=list)
     keys: set[str] = field(default_factory=set)
     pending: dict[int, Genes] = field(default_factory=dict)
+    _kept: dict[type, Any] = field(default_factory=dict, repr=False)
     _n_read: int = 0
     _open: list[int] = field(default_factory=list)
 
@@ -80,6 +84,13 @@ class History:
                 bisect.insort(self.finished, seen, key=lambda other: other.number)
                 self.told.append(seen)
                 self.keys.add(self.space.key(genes))
+
+    def keep(self, kind: type[Kept], make: Callable[[], Kept]) -> Kept:
+        """Return the one object of a kind that a strategy derived from this history, made when it is first wanted."""
+        if kind not in self._kept:
+            self._kept[kind] = make()
+        found: Kept = self._kept[kind]
+        return found
 
     def is_known(self, key: str) -> bool:
         """Return whether a candidate was or is being tried."""

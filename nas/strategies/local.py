@@ -10,8 +10,6 @@ https://arxiv.org/abs/2005.02960, algorithm 1 (all neighbours of the best archit
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from pydantic import Field
@@ -19,11 +17,10 @@ from pydantic import Field
 from nas.pareto import crowding_distance
 from nas.strategies.base import Strategy
 from nas.strategies.evolution import tournament_order
-from nas.strategies.foreknowledge import Foreknowledge
 from nas.strategies.history import History, Observation
 from nas.strategies.options import Options
 from search_spaces.dimensions import Dimension, Float
-from search_spaces.space import Genes, Space, Value
+from search_spaces.space import Genes, Value
 
 
 class LocalOptions(Options):
@@ -71,21 +68,11 @@ class LocalSearch(Strategy):
     options_model = LocalOptions
     _options: LocalOptions
 
-    def __init__(self, space: Space, seed: int, **options: Any) -> None:
-        """Keep what the proposals depend on; see `Strategy`."""
-        super().__init__(space, seed, **options)
-        self._fronts: WeakKeyDictionary[History, Front] = WeakKeyDictionary()
-
-    def foresee(self, foreknowledge: Foreknowledge) -> None:
-        """Set what is known of candidates; what was found to be closed may be open now."""
-        super().foresee(foreknowledge)
-        self._fronts.clear()
-
     def propose(self, history: History, rng: np.random.Generator) -> Genes:
         """Return an untried neighbour of the front, else of the next rank; random while there are too few trials."""
         if len(history.finished) + len(history.pending) < self._options.initial:
             return self.space.sample(rng)
-        front = self._fronts.setdefault(history, Front())
+        front = history.keep(Front, Front)
         front.update(history.told)
         # Every parent has a generator of its own: closed ones draw nothing, and which ones are is unknown on a resume.
         parents, draw = front.shuffled(self._options.greed, rng), int(rng.integers(2**63))
@@ -95,15 +82,6 @@ class LocalSearch(Strategy):
                 if found is not None:
                     return found
         return self.space.sample(rng)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out what was derived from studies."""
-        return {name: value for name, value in super().__getstate__().items() if name != "_fronts"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Begin with no study read."""
-        super().__setstate__(state)
-        self._fronts = WeakKeyDictionary()
 
     def _with_others(self, parents: Sequence[Observation], history: History, front: Front) -> Iterator[Observation]:
         """Yield the front and then all trials that are not closed, by rank; these are sorted only when needed."""

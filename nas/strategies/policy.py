@@ -13,8 +13,6 @@ The same results in the same order give the same policy on one kind of machine a
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -99,7 +97,6 @@ class PolicySearch(Strategy):
 
     options_model = PolicyOptions
     _options: PolicyOptions
-    _learners: WeakKeyDictionary[History, Learner]
 
     @abstractmethod
     def policy_loss(self, log_p: Tensor, batch: Batch) -> Tensor:
@@ -122,28 +119,23 @@ class PolicySearch(Strategy):
                 break
         return genes
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out what was learned from studies."""
-        return {name: value for name, value in super().__getstate__().items() if name != "_learners"}
-
     def _n_context(self, history: History) -> int:
         """Return how many numbers a preference has; a target leaves nothing to prefer."""
         return 1 if self._options.target else history.n_costs
 
     def _learner(self, history: History) -> Learner:
         """Return what was learned from a history, after learning from what is new in it."""
-        learners = self.__dict__.setdefault("_learners", WeakKeyDictionary())  # a copy from a pickle has none
-        if history not in learners:
-            options = self._options
-            controller = Controller(self.space, self._n_context(history), options.width, self.seed)
-            optimizer = torch.optim.Adam(controller.parameters(), lr=options.learning_rate)
-            learners[history] = Learner(controller, optimizer)
-        learner: Learner = learners[history]
+        learner = history.keep(Learner, lambda: self._beginner(history))
         n = self._options.batch
         while len(history.told) >= learner.n_read + n:
             self._update(learner, history.told[learner.n_read : learner.n_read + n], self._n_context(history))
             learner.n_read += n
         return learner
+
+    def _beginner(self, history: History) -> Learner:
+        """Return a learner that has read nothing."""
+        controller = Controller(self.space, self._n_context(history), self._options.width, self.seed)
+        return Learner(controller, torch.optim.Adam(controller.parameters(), lr=self._options.learning_rate))
 
     def _update(self, learner: Learner, fresh: list[Observation], n_context: int) -> None:
         """Learn from a batch of results."""

@@ -168,12 +168,14 @@ def test_failed_trials_are_no_parents_and_what_runs_is_not_proposed_again():
 
 def test_what_is_newly_accepted_is_tried_around_trials_that_were_exhausted():
     genes = {**{f"op_{i}": "none" for i in range(5)}, "width": 8}
-    history = history_of(SPACE, seen(0, genes, [1.0, 1.0]))
     strategy = LocalSearch(SPACE, 0, initial=1)
+    record = Record.open(None, "run", ["minimize"], strategy, ["macs"])
+    record.enqueue(genes)
+    record.tell(record.ask(SPACE.distributions()).number, [1.0])
     strategy.foresee(Foreknowledge(lambda candidate: candidate["width"] > 16))
-    strategy.propose(history, np.random.default_rng(0))
+    record.tell(record.ask(SPACE.distributions()).number, [2.0])
     strategy.foresee(Foreknowledge(lambda candidate: candidate["width"] == 16))
-    assert strategy.propose(history, np.random.default_rng(0)) == {**genes, "width": 16}
+    assert record.ask(SPACE.distributions()).params == {**genes, "width": 16}
 
 
 def test_a_space_of_two_hundred_genes_is_walked():
