@@ -19,6 +19,7 @@ from nas.candidates import Candidates
 from nas.devices import DEVICES
 from nas.executor import Executor
 from nas.finalize import Finalize
+from nas.foresight import foresight
 from nas.meter import MeteredExecutor
 from nas.objectives import Constraint, Objective, check_consistent
 from nas.pareto import pareto_front
@@ -32,7 +33,6 @@ from nas.run_folder import RunFolder
 from nas.search import Search
 from nas.strategies import check_search, make_sampler
 from nas.strategies.base import Strategy
-from nas.strategies.foreknowledge import Foreknowledge
 from nas.tracker import State, Tracker, TrialRun
 from search_spaces.errors import ConfigError, StateError
 from search_spaces.families import FAMILIES
@@ -124,7 +124,7 @@ class Engine:
             on_tick=lambda running: self.progress.show(self._snapshot(known, running)),
         )
         if isinstance(self.record.sampler, Strategy):  # ours do not even propose what cannot meet a constraint
-            self.record.sampler.foresee(Foreknowledge(lambda genes: known.shortfall(genes, constraints) <= 0))
+            self.record.sampler.foresee(foresight(known, search.objectives, constraints))
         if (exhausted := search.run()) is not None:
             self.progress.warn(exhausted)
 

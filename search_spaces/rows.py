@@ -32,6 +32,11 @@ class Rows:
             if (c := space.conditions.get(gene)) is not None
         ]
 
+    @property
+    def sizes(self) -> np.ndarray:
+        """Return ``(genes,)`` float64, how many values each gene has; infinite for a continuum."""
+        return self._size
+
     def of(self, candidates: Sequence[Genes]) -> np.ndarray:
         """Return ``(n, genes)`` float64 rows of candidates; genes they do not have are inactive."""
         rows = np.full((len(candidates), len(self._names)), np.nan)
@@ -67,6 +72,28 @@ class Rows:
         """Return a child of each pair of rows, every gene from one of the two at even chances."""
         child = np.where(rng.random(first.shape) < 0.5, first, second)
         return self._canonical(np.where(np.isnan(child), np.where(np.isnan(first), second, first), child))
+
+    def neighbours(self, row: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Return ``(n, genes)`` rows one step from a row: one gene each, moved as `Space.mutate` with one step.
+
+        Genes that become active are drawn.
+        """
+        found: list[np.ndarray] = []
+        for column in np.flatnonzero(~np.isnan(row)):
+            places = self._near(int(column), float(row[column]))
+            children = np.repeat(row[None], len(places), axis=0)
+            children[:, column] = places
+            found.append(children)
+        children = np.concatenate(found) if found else np.zeros((0, len(row)))
+        return self._canonical(np.where(np.isnan(children), self._drawn(len(children), rng), children))
+
+    def _near(self, column: int, place: float) -> list[float]:
+        """Return the places one step from a place of a gene."""
+        if self._is_float[column]:
+            return [near for near in (place - STRIDE, place + STRIDE) if 0 <= near <= 1 and self._size[column] > 1]
+        reach = 1 if self._is_ordered[column] else int(self._size[column])
+        low, high = max(0, int(place) - reach), min(int(self._size[column]) - 1, int(place) + reach)
+        return [float(near) for near in range(low, high + 1) if near != place]
 
     def encode(self, rows: np.ndarray) -> np.ndarray:
         """Return ``(n, columns)`` float64 in [0, 1], the columns of `Space.encode`."""

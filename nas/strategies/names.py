@@ -18,6 +18,7 @@ STRATEGIES = Table(
         "evolution": "nas.strategies.evolution:AgingEvolution",
         "local": "nas.strategies.local:LocalSearch",
         "ppo": "nas.strategies.ppo:Ppo",
+        "predictor": "nas.strategies.predictor:PredictorSearch",
         "random": "nas.strategies.random:RandomSearch",
         "reinforce": "nas.strategies.reinforce:Reinforce",
     },

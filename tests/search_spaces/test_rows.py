@@ -77,6 +77,20 @@ def test_every_other_value_can_be_reached():
     assert set(children[:, 3]) == {0, 1, 2, 3, 4}
 
 
+def test_neighbours_are_one_step_away_and_complete():
+    genes = {"keep": True, "heads": 4, "kind": "relu", "depth": 2, "alpha": 0.5, "deep": 2, "fixed": 7, "point": 0.5}
+    found = [ROWS.genes(row) for row in ROWS.neighbours(ROWS.of([genes])[0], np.random.default_rng(0))]
+    moves = [{gene for gene in SPACE.names if genes.get(gene) != child.get(gene)} for child in found]
+    assert [child["depth"] for child in found if child["depth"] != 2] == [4]
+    assert sorted(child["alpha"] for child in found if child["alpha"] != 0.5) == pytest.approx([0.42, 0.58])
+    assert sorted(child["kind"] for child in found if child["kind"] != "relu") == ["gelu", "tanh"]
+    assert sorted(child["heads"] for child in found if child.get("heads", 4) != 4) == [2, 8]
+    assert {"keep", "heads", "deep"} in moves  # switching a gene off switches its children off
+    assert {"kind", "rate"} in moves  # and on
+    assert all(list(SPACE.canonical(child)) == list(child) for child in found)
+    assert len(found) == 1 + 2 + 2 + 1 + 2 + 2
+
+
 def test_a_childs_genes_come_from_its_parents():
     first, second = ROWS.of(candidates()), ROWS.of(candidates()[::-1])
     children = ROWS.cross(first, second, np.random.default_rng(3))

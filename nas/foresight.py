@@ -1,0 +1,42 @@
+"""What a search knows of a candidate before its trial, in the form in which strategies want it."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from nas.objectives import Constraint, Objective
+from nas.profile import Profile
+from nas.strategies.foreknowledge import Foreknowledge
+from search_spaces.seeding import rng_for
+from search_spaces.space import Genes
+
+MOST = 50_000  # candidates whose metrics are remembered
+
+
+def foresight(known: Profile, objectives: Sequence[Objective], constraints: Sequence[Constraint]) -> Foreknowledge:
+    """Return which candidates are worth a trial, which objectives are known, and features for a surrogate.
+
+    Args:
+        known: Predicts every metric that needs no training.
+        objectives: In the order of the study.
+        constraints: Hard ones; a candidate that is predicted to miss one is refused.
+    """
+    remembered: dict[tuple[object, ...], dict[str, float]] = {}
+
+    def metrics(genes: Genes) -> dict[str, float]:
+        key = tuple(genes.items())
+        if key not in remembered:
+            if len(remembered) >= MOST:
+                remembered.clear()
+            remembered[key] = known.metrics(genes)
+        return remembered[key]
+
+    def costs_of(objective: Objective) -> Callable[[Sequence[Genes]], np.ndarray]:
+        return lambda candidates: np.array([objective.cost(metrics(genes)[objective.name]) for genes in candidates])
+
+    def features(candidates: Sequence[Genes]) -> np.ndarray:
+        return np.log([[*metrics(genes).values()] for genes in candidates]).reshape(len(candidates), -1)
+
+    foreseen = metrics(known.candidates.space.sample(rng_for(0, "foresight")))
+    costs = {place: costs_of(o) for place, o in enumerate(objectives) if o.name in foreseen}
+    return Foreknowledge(lambda genes: known.shortfall(genes, constraints) <= 0, costs, features)
