@@ -13,7 +13,7 @@ from nas.strategies.foreknowledge import Foreknowledge
 from nas.strategies.surrogate import Surrogate
 from search_spaces.space import Genes
 
-MOST = 300  # trials a surrogate learns from
+MOST = 200  # trials a surrogate learns from
 USEFUL = 0.8  # share of the trials whose quality is of interest
 REACH = 1.0  # sizes of the region of interest outside it, beyond which costs are equally bad
 

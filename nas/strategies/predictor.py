@@ -34,7 +34,7 @@ class PredictorOptions(Options):
     """Options of predictor-assisted search."""
 
     initial: int = Field(10, ge=2, description="trials before the first prediction, enqueued ones included")
-    pool: int = Field(1200, ge=10, description="candidates that are predicted for one that is tried")
+    pool: int = Field(1000, ge=10, description="candidates that are predicted for one that is tried")
     exploration: float = Field(0.05, ge=0, le=1, description="chance of a candidate far from all tried ones")
     draws: int = Field(16, ge=1, description="draws of the costs of every candidate")
 
@@ -70,8 +70,8 @@ class PredictorSearch(Strategy):
         pool = archive.untried(make_pool(self._rows, archive, options.pool, rng))
         scores = self._scores(archive, self._forecast(history, archive), pool, rng)
         order = np.argsort(-scores, kind="stable")
-        best = [self._rows.genes(pool[i]) for i in order[:ASKED]]
-        return next((genes for genes in best if self.foreknowledge.accept(genes)), best[0])
+        best = (self._rows.genes(pool[i]) for i in order[:ASKED])
+        return next((genes for genes in best if self.foreknowledge.accept(genes)), self._rows.genes(pool[order[0]]))
 
     def _farthest(self, archive: Archive, rng: np.random.Generator) -> np.ndarray:
         """Return the random row that is farthest from the nearest tried one."""
