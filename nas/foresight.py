@@ -34,9 +34,11 @@ def foresight(known: Profile, objectives: Sequence[Objective], constraints: Sequ
     def costs_of(objective: Objective) -> Callable[[Sequence[Genes]], np.ndarray]:
         return lambda candidates: np.array([objective.cost(metrics(genes)[objective.name]) for genes in candidates])
 
-    def features(candidates: Sequence[Genes]) -> np.ndarray:
-        return np.log([[*metrics(genes).values()] for genes in candidates]).reshape(len(candidates), -1)
-
     foreseen = metrics(known.candidates.space.sample(rng_for(0, "foresight")))
+
+    def features(candidates: Sequence[Genes]) -> np.ndarray:
+        values = [[*metrics(genes).values()] for genes in candidates]
+        return np.log(np.array(values).reshape(len(values), len(foreseen)))
+
     costs = {place: costs_of(o) for place, o in enumerate(objectives) if o.name in foreseen}
     return Foreknowledge(lambda genes: known.shortfall(genes, constraints) <= 0, costs, features)
