@@ -37,8 +37,9 @@ def foresight(known: Profile, objectives: Sequence[Objective], constraints: Sequ
     foreseen = metrics(known.candidates.space.sample(rng_for(0, "foresight")))
 
     def features(candidates: Sequence[Genes]) -> np.ndarray:
-        values = [[*metrics(genes).values()] for genes in candidates]
-        return np.log(np.array(values).reshape(len(values), len(foreseen)))
+        values = np.array([[*metrics(genes).values()] for genes in candidates])
+        logarithms: np.ndarray = np.log(values.reshape(len(candidates), len(foreseen)))
+        return logarithms
 
     costs = {place: costs_of(o) for place, o in enumerate(objectives) if o.name in foreseen}
     return Foreknowledge(lambda genes: known.shortfall(genes, constraints) <= 0, costs, features)
