@@ -10,12 +10,12 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from launch.results import Baseline, Candidate, ReportData, Student
+from launch.results import Baseline, Candidate, ReportData, Rung, Student
 from launch.scatter import Point, Scatter, scatter
 from nas.files import atomic_write
 
 FILE = "report.html"
-__all__ = ["Baseline", "Candidate", "ReportData", "Student", "terminal_table", "write_report"]
+__all__ = ["Baseline", "Candidate", "ReportData", "Rung", "Student", "terminal_table", "write_report"]
 
 
 def write_report(folder: Path, data: ReportData) -> Path:

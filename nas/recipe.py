@@ -94,7 +94,7 @@ class FidelitySettings(Section):
         is_ascending = all(low < high for low, high in pairwise(rungs))
         if not is_ascending or rungs[0] < 0 or rungs[-1] != 1:
             words = ", ".join(f"{rung:g}" for rung in rungs)
-            raise ConfigError(f"{words} is no way to a whole training; write shares from 0 up to 1, e.g. 0, 0.3, 1")
+            raise ConfigError(f"{words} do not lead up to 1; write ascending shares of the training, e.g. 0, 0.3, 1")
         return rungs
 
 

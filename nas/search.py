@@ -1,7 +1,7 @@
 """Phase 3, search: ask the strategy, let a worker train, tell the strategy; until the budget is spent.
 
 The study is the only state: whatever ended is told before anything else happens, so a killed search loses nothing
-that was finished, and a resumed one trains again exactly what was running.
+that was finished, and a resumed one trains again exactly what was running, by rungs from the last one reached.
 """
 
 import math

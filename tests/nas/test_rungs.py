@@ -1,40 +1,27 @@
-import itertools
 import shutil
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from optuna.trial import TrialState
 
-from compressors.distillation import Distillation
-from launch.recipes import load_recipe
 from launch.report import render
 from launch.report_data import report_data
-from nas.bundle import Bundle, Outputs
-from nas.checkpoint import load_checkpoint, save_checkpoint, untrained_score
-from nas.distill import distill
+from nas.bundle import Bundle
 from nas.engine import Engine
 from nas.executor import Outcome, Task
 from nas.inprocess import InProcessExecutor
-from nas.outputs import divergence, predict_logits
-from nas.prepare import prepare
 from nas.progress import Silent, Snapshot
-from nas.recipe import Recipe, TrainSettings
+from nas.recipe import Recipe
 from nas.run_folder import RunFolder
 from nas.rungs import trained_in_full
 from nas.tracker import NullTracker
-from nas.trial import train_student, workbench
-from search_spaces.errors import ConfigError
-from tests.compressors.encoders import encoder, texts
-from tests.conftest import write_rows
+from nas.trial import train_student
 
 FIDELITY = {"rungs": [0.0, 0.25, 1.0], "eta": 2.0, "buckets": 1, "minimum": 2}
-GRADUAL = {"distillation": {"alpha": 0.5, "temperature": 1.0, "hidden": 0.0}, "structured_pruning": {"end": 0.5}}
 
 
 class Watched(InProcessExecutor):
@@ -243,129 +230,6 @@ def test_a_trial_that_fails_on_its_way_is_one_failed_trial(
     assert [row["rung"] for row in failed.user_attrs["rungs"]] == [0.0]
     assert [trial.number for trial in made.record.trials((TrialState.COMPLETE,))][:1] == [1]
     assert not (made.folder.checkpoints / "t0.safetensors").exists()
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory, tiny_teacher: Path) -> Bundle:
-    """A task that tiny students can learn, with a teacher that is sure of the labels."""
-    folder = RunFolder(tmp_path_factory.mktemp("runs") / "taught")
-    folder.create()
-    rows = write_rows(tmp_path_factory.mktemp("data") / "train.csv", 600, 0)
-    recipe = {
-        "teacher": {"model": str(tiny_teacher)},
-        "data": {"source": str(rows), "validation_share": 0.3},
-        "compress": GRADUAL,
-    }
-    found = prepare(Recipe.model_validate(recipe), folder, Silent()).bundle
-    sure = np.where(np.eye(2)[found.train.labels] > 0, 3.0, -3.0).astype(np.float16)
-    return replace(found, outputs=Outputs(sure))
-
-
-def task(bundle: Bundle, rung: tuple[float, float] | None, schedule: str, blobs: Mapping[str, bytes]) -> Task:
-    """Return the task of a student of two narrow layers."""
-    shape = {"keep_1": False, "keep_2": True, "hidden": 32, "ffn": 32, "structured_pruning.criterion": "first_order"}
-    genes = workbench(bundle).candidates.space.canonical({**shape, "structured_pruning.schedule": schedule})
-    train = TrainSettings(epochs=20, lr=3e-3, train_embeddings=True, precision="fp32").model_dump()
-    spec = {"genes": genes, "seed": 0, "train": train, "deliver": False}
-    return Task("t", "train", spec if rung is None else {**spec, "rung": list(rung)}, blobs)
-
-
-def climb(bundle: Bundle, rungs: list[float], schedule: str) -> list[dict[str, Any]]:
-    """Return the results of a student's way through rungs."""
-    results: list[dict[str, Any]] = []
-    blobs: dict[str, bytes] = {}
-    for rung in itertools.pairwise([0.0, *rungs]):
-        results.append(train_student(task(bundle, rung, schedule, blobs), bundle))
-        blobs = {"checkpoint": results[-1]["checkpoint"]} if "checkpoint" in results[-1] else {}
-    return results
-
-
-@pytest.mark.parametrize("schedule", ["oneshot", "cubic"])
-def test_a_student_trained_in_steps_ends_near_one_trained_in_one_go(bundle: Bundle, schedule: str) -> None:
-    whole = train_student(task(bundle, None, schedule, {}), bundle)
-    first, last = climb(bundle, [0.3, 1.0], schedule)
-    assert whole["metrics"]["accuracy"] > 0.8
-    assert last["metrics"]["accuracy"] == pytest.approx(whole["metrics"]["accuracy"], abs=0.05)
-    assert last["metrics"]["parameters"] == first["metrics"]["parameters"] == whole["metrics"]["parameters"]
-    assert last["architecture"] == whole["architecture"]
-    assert last["curves"]["loss"][0] < 0.8 * first["curves"]["loss"][0]  # it began where the first rung ended
-    assert last["score"] == 1 - last["metrics"]["accuracy"]
-    assert "checkpoint" not in last
-
-
-def test_the_rung_without_training_judges_the_slice_of_the_target_shape(bundle: Bundle) -> None:
-    (result,) = climb(bundle, [0.0], "cubic")
-    whole = train_student(task(bundle, None, "oneshot", {}), bundle)
-    assert result["curves"]["loss"] == []
-    assert "checkpoint" not in result
-    assert result["metrics"]["parameters"] == whole["metrics"]["parameters"]
-    assert result["score"] > 0
-
-
-def test_the_score_without_training_is_the_distance_to_the_cached_teacher(bundle: Bundle) -> None:
-    bench = workbench(bundle)
-    said = Outputs(predict_logits(bench.teacher, bundle.train).astype(np.float16))
-    assert untrained_score(bench.teacher, replace(bundle, outputs=said)) == pytest.approx(0, abs=1e-5)
-    sure = divergence(bundle.outputs.logits, predict_logits(bench.teacher, bundle.train))
-    assert untrained_score(bench.teacher, bundle) == pytest.approx(sure, rel=0.1)  # 256 of 420 rows
-
-
-def test_the_divergence_is_that_of_the_formula() -> None:
-    teacher, student = np.random.default_rng(0).normal(size=(2, 5, 3))
-    p, q = (np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True) for logits in (teacher, student))
-    assert divergence(teacher, student) == pytest.approx((p * np.log(p / q)).sum(axis=1).mean(), rel=1e-5)
-    assert divergence(teacher, teacher + 3) == pytest.approx(0, abs=1e-6)
-
-
-def test_a_checkpoint_gives_the_same_student_back() -> None:
-    student, tokens = encoder(heads=(2, 4), ffn=(32, 96)), texts(20)
-    again = load_checkpoint(save_checkpoint(student))
-    assert again.config == student.config
-    assert np.array_equal(predict_logits(again, tokens), predict_logits(student, tokens))
-
-
-def test_the_order_of_rows_goes_on_where_an_earlier_run_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    tokens = texts(96)  # six batches
-    teacher = Outputs(np.zeros((96, 2), np.float16))
-    seen: list[list[int]] = []
-    collate = type(tokens).collate
-
-    def watch(self: Any, rows: np.ndarray) -> Any:
-        seen.append(rows.tolist())
-        return collate(self, rows)
-
-    monkeypatch.setattr(type(tokens), "collate", watch)
-
-    def rows_of(epochs: float, n_before: int) -> list[list[int]]:
-        seen.clear()
-        settings = TrainSettings(epochs=epochs, batch_size=16, precision="fp32")
-        distill(encoder(), tokens, teacher, settings, seed=0, loss=Distillation(), n_before=n_before)
-        return list(seen)
-
-    assert rows_of(0.5, 0) + rows_of(2.0, 3) == rows_of(2.5, 0)
-
-
-@pytest.mark.parametrize(
-    ("fidelity", "message"),
-    [
-        ("rungs: [0.3, 0.1, 1.0]", r"rungs: \[0\.3, 0\.1, 1\.0\]: .*0\.3, 0\.1, 1 is no way to a whole training"),
-        ("rungs: [0.1, 0.1, 1.0]", "0, 0.3, 1"),
-        ("rungs: [0.0, 0.5]", "0, 0.5 is no way to a whole training"),
-        ("rungs: [-0.5, 1.0]", "-0.5, 1 is no way"),
-        ("rungs: [1.0]", "at least 2"),
-        ("eta: 1.0", "greater than 1"),
-        ("eta: 0.5", "greater than 1"),
-        ("buckets: 0", "greater than or equal to 1"),
-        ("etta: 3", "Did you mean 'eta'"),
-    ],
-)
-def test_bad_rungs_are_one_line_with_file_and_place(tmp_path: Path, fidelity: str, message: str) -> None:
-    path = tmp_path / "recipe.yaml"
-    path.write_text(f"search:\n  fidelity:\n    {fidelity}\n")
-    with pytest.raises(ConfigError, match=message) as caught:
-        load_recipe(str(path), {}, [])
-    assert str(caught.value).startswith(f"{path}:3: search.fidelity.")
-    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_without_rungs_nothing_of_them_is_kept(straight: Engine, recipe: dict[str, Any], tmp_path: Path) -> None:
