@@ -75,10 +75,10 @@ def train_student(task: Task, bundle: Bundle) -> dict[str, Any]:
         bundle: What all tasks share.
 
     Returns:
-        ``metrics`` (accuracy of the artefact on validation, size_bytes, macs, parameters, ...), ``curves`` per epoch,
-        ``reports`` of the compressors, ``seconds`` per step, and with ``deliver`` the bytes ``weights`` and
-        ``artefact``. With ``rung`` also ``score`` (smaller is better) and, where something is trained and more is to
-        follow, the bytes ``checkpoint``.
+        ``metrics`` (accuracy of the artefact on validation, size_bytes, macs, parameters, ...), ``score`` (smaller is
+        better: the share of errors, or of a student that is not trained at all its distance to the teacher),
+        ``curves`` per epoch, ``reports`` of the compressors, ``seconds`` per step, with ``deliver`` the bytes
+        ``weights`` and ``artefact``, and after a rung that is to be continued the bytes ``checkpoint``.
 
     Raises:
         DivergedError: The loss became NaN or infinite.
@@ -107,9 +107,11 @@ def train_student(task: Task, bundle: Bundle) -> dict[str, Any]:
         metrics["accuracy_fp32"] = accuracy(predict_logits(student, bundle.validation), bundle.validation)
         if bundle.test is not None:
             metrics["test_accuracy"] = _accuracy(bench, artefact, bundle.test)
+    score = 1 - metrics["accuracy"] if rung.end else untrained_score(student, bundle)
     clock.lap("score")
     result: dict[str, Any] = {
         "metrics": metrics,
+        "score": score,
         "curves": {
             "loss": [epoch.loss for epoch in epochs],
             "sentences_per_s": [epoch.sentences_per_s for epoch in epochs],
@@ -120,10 +122,8 @@ def train_student(task: Task, bundle: Bundle) -> dict[str, Any]:
     }
     if spec["deliver"]:
         result |= {"weights": save(student.state_dict()), "artefact": artefact}
-    if "rung" in spec:
-        result["score"] = 1 - metrics["accuracy"] if rung.end else untrained_score(student, bundle)
-        if 0 < rung.end < 1:
-            result["checkpoint"] = save_checkpoint(student)
+    if 0 < rung.end < 1:
+        result["checkpoint"] = save_checkpoint(student)
     return result
 
 

@@ -77,6 +77,7 @@ def test_the_rung_without_training_judges_the_slice_of_the_target_shape(bundle: 
     assert "checkpoint" not in result
     assert result["metrics"]["parameters"] == whole["metrics"]["parameters"]
     assert result["score"] > 0
+    assert {"build", "score"} <= result["seconds"].keys()
 
 
 def test_the_score_without_training_is_the_distance_to_the_cached_teacher(bundle: Bundle) -> None:
