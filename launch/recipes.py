@@ -130,7 +130,8 @@ def _explain(error: ValidationError, text: str, path: Path | None) -> str:
         if fault["type"] == "extra_forbidden":
             lines.append(str(unknown_name(where, keys[-1], _keys_at(keys[:-1]))))
         else:
-            lines.append(f"{where}: {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}.")
+            message = fault["msg"].removeprefix("Value error, ")  # one of our own
+            lines.append(f"{where}: {fault['input']!r}: {message[0].lower()}{message[1:]}.")
     return "\n".join(lines)
 
 

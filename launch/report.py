@@ -10,12 +10,12 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from launch.results import Baseline, Candidate, ReportData, Student
+from launch.results import Baseline, Candidate, ReportData, Rung, Student
 from launch.scatter import Point, Scatter, scatter
 from nas.files import atomic_write
 
 FILE = "report.html"
-__all__ = ["Baseline", "Candidate", "ReportData", "Student", "terminal_table", "write_report"]
+__all__ = ["Baseline", "Candidate", "ReportData", "Rung", "Student", "terminal_table", "write_report"]
 
 
 def write_report(folder: Path, data: ReportData) -> Path:
@@ -45,18 +45,18 @@ def plot(data: ReportData) -> Scatter:
             c.latency_ms,
             c.accuracy,
             "front" if c.is_front else "tried" if c.is_feasible else "refused",
-            f"{c.name}: {c.accuracy:.3f}, {milliseconds(c.latency_ms)} predicted; {c.shape}",
+            "; ".join(filter(None, (f"{c.name}: {_figures(c)} predicted", c.shape, c.remark))),
         )
         for c in sorted(data.candidates, key=lambda c: c.is_front)
     ]
     teacher = data.teacher
-    told = f"teacher: {teacher.accuracy:.3f}, {milliseconds(teacher.latency_ms)}"
+    told = f"teacher: {_figures(teacher)}"
     measured = [
         Point(
             s.latency_ms,
             s.accuracy,
             "student",
-            f"{s.name}: {s.accuracy:.3f}, {milliseconds(s.latency_ms)}, {s.speedup:.1f}x; {s.shape}",
+            f"{s.name}: {_figures(s)}, {s.speedup:.1f}x; {s.shape}",
             str(rank),
             s.low_ms,
             s.high_ms,
@@ -65,6 +65,11 @@ def plot(data: ReportData) -> Scatter:
     ]
     points = [*tried, Point(teacher.latency_ms, teacher.accuracy, "teacher", told, "teacher"), *reversed(measured)]
     return scatter(points, data.limit_ms)
+
+
+def _figures(row: Baseline | Candidate | Student) -> str:
+    """Return accuracy and latency as the plot says them."""
+    return f"{row.accuracy:.3f}, {milliseconds(row.latency_ms)}"
 
 
 def terminal_table(data: ReportData) -> Table:

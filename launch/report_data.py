@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from launch.results import Baseline, Candidate, ReportData, Student
+from launch.results import Baseline, Candidate, ReportData, Rung, Student
 from nas.engine import open_record
 from nas.files import read_json
 from nas.objectives import Constraint, Objective
@@ -15,6 +15,7 @@ from nas.pareto import pareto_front
 from nas.recipe import Recipe
 from nas.record import FrozenTrial, Record, TrialState
 from nas.run_folder import RunFolder
+from nas.rungs import stopped_at, trained_in_full
 from search_spaces.errors import ConfigError
 
 
@@ -52,6 +53,7 @@ def report_data(folder: RunFolder, recipe: Recipe) -> ReportData:
         environment=attrs.get("environment", {}),
         is_uniform=recipe.space.mode == "uniform",
         best_folder=str(folder.students / best["name"]) if best else "",
+        rungs=tuple(Rung(r["rung"], r["reached"], r["tau"], r["widened"]) for r in attrs.get("fidelity", [])),
     )
 
 
@@ -95,11 +97,13 @@ def _student(row: Mapping[str, Any]) -> Student:
 
 
 def _candidates(record: Record, recipe: Recipe) -> tuple[Candidate, ...]:
-    """Return every student of the search phase; the front is that of the feasible ones."""
+    """Return every student of the search phase; the front is that of the feasible ones trained in full."""
     trials = record.trials((TrialState.COMPLETE,))
     feasible = [max(trial.constraints.values(), default=0.0) <= 0 for trial in trials]
     objectives = [Objective.of(name) for name in recipe.objectives]
-    front = _front([trial for trial, good in zip(trials, feasible, strict=True) if good], objectives)
+    full = {trial.number for trial in trained_in_full(trials)}
+    entrants = [trial for trial, good in zip(trials, feasible, strict=True) if good and trial.number in full]
+    front = _front(entrants, objectives)
     return tuple(
         Candidate(
             f"trial {trial.number}",
@@ -108,6 +112,7 @@ def _candidates(record: Record, recipe: Recipe) -> tuple[Candidate, ...]:
             trial.user_attrs["shape"],
             trial.number in front,
             good,
+            stopped_at(trial),
         )
         for trial, good in zip(trials, feasible, strict=True)
     )

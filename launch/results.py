@@ -30,6 +30,7 @@ class Candidate:
         shape: In words.
         is_front: No other candidate beats it.
         is_feasible: It meets the hard constraints.
+        remark: What a reader must know, e.g. ``stopped at 10 %``; may be empty.
     """
 
     name: str
@@ -38,6 +39,25 @@ class Candidate:
     shape: str
     is_front: bool = False
     is_feasible: bool = True
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A step of the training after which only the best went on.
+
+    Attributes:
+        share: Of the full training, 0 to 1.
+        n_reached: How many students were judged here.
+        tau: Rank correlation of the scores here with those at the last rung, of the students with both; None where
+            unknown.
+        is_widened: It stopped fewer than it was set to, since that correlation was low.
+    """
+
+    share: float
+    n_reached: int
+    tau: float | None = None
+    is_widened: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,6 +124,7 @@ class ReportData:
         environment: What a reader needs to repeat the measurements.
         is_uniform: The students load with plain transformers.
         best_folder: Path of the best student's folder, as a user would type it.
+        rungs: Where training may have been stopped, empty when all students were trained in full.
     """
 
     name: str
@@ -124,3 +145,4 @@ class ReportData:
     environment: Mapping[str, str] = field(default_factory=dict)
     is_uniform: bool = True
     best_folder: str = ""
+    rungs: tuple[Rung, ...] = ()

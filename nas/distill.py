@@ -9,6 +9,7 @@ Knows arrays, a student and a loss; not trials, not where the teacher's outputs 
 * a student that imitates a teacher is trained without dropout, whose random numbers cost more than an activation.
 """
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -56,6 +57,7 @@ def distill(
     loss: Distillation,
     compressors: Sequence[TrainingCompressor] = (),
     on_step: Callable[[int, int], None] | None = None,
+    n_before: int = 0,
 ) -> list[Epoch]:
     """Train a student in place and return what happened, epoch by epoch; the same arguments give the same student.
 
@@ -68,6 +70,7 @@ def distill(
         loss: What to minimise.
         compressors: Act between the optimiser's steps, in this order.
         on_step: Called after every step with the steps done and the steps in all.
+        n_before: Steps of an earlier run of the same student; the order of the rows goes on after them.
 
     Raises:
         DivergedError: The loss became NaN or infinite.
@@ -75,25 +78,26 @@ def distill(
         StateError: The loss needs hidden states of the teacher that are not there.
     """
     _check(tokens, teacher, len(student.config.labels))
-    n_steps = max(1, math.ceil(settings.epochs * math.ceil(len(tokens) / settings.batch_size)))
+    n_steps = max(1, math.ceil(settings.epochs * n_batches(len(tokens), settings)))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         student.train(teacher is None)
         _freeze_embeddings(student, settings.train_embeddings)
         run = _Run(student, tokens, teacher, settings, loss, list(compressors), n_steps)
-        epochs = _train(run, seed, on_step)
+        epochs = _train(run, seed, on_step, n_before)
     student.zero_grad(set_to_none=True)
     student.requires_grad_(True).eval()
     return epochs
 
 
-def _train(run: "_Run", seed: int, on_step: Callable[[int, int], None] | None) -> list[Epoch]:
+def _train(run: "_Run", seed: int, on_step: Callable[[int, int], None] | None, n_before: int) -> list[Epoch]:
     """Run all steps and sum them up by epoch."""
     epochs: list[Epoch] = []
-    step = 0
+    step, (n_passes, n_skipped) = 0, divmod(n_before, n_batches(len(run.tokens), run.settings))
     while step < run.n_steps:
         start, total, n_rows = time.perf_counter(), 0.0, 0
-        for rows in _batches(run.tokens, run.settings.batch_size, seed, len(epochs)):
+        order = _batches(run.tokens, run.settings.batch_size, seed, n_passes + len(epochs))
+        for rows in itertools.islice(order, 0 if epochs else n_skipped, None):
             total += run.step(step, rows) * len(rows)
             n_rows += len(rows)
             step += 1
@@ -184,6 +188,11 @@ class _Run:
         if any(replaced):
             self.copy = precision.Copy(self.student, self.dtype)
         self.copy.push_weights()
+
+
+def n_batches(n_rows: int, settings: TrainSettings) -> int:
+    """Return the optimiser steps of one pass over ``n_rows`` rows."""
+    return math.ceil(n_rows / settings.batch_size)
 
 
 def learning_rate_share(step: int, n_steps: int, warmup: float) -> float:

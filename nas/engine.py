@@ -4,6 +4,7 @@ Knows the phases and their order; Ray, MLflow and terminals only through `Execut
 """
 
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ from nas.recipe import Recipe
 from nas.record import Record
 from nas.retry import RetryingExecutor
 from nas.run_folder import RunFolder
+from nas.rungs import Rungs, in_words, stopped_at, trained_in_full
 from nas.search import Search
 from nas.strategies import check_search, make_sampler
 from nas.strategies.base import Strategy
@@ -113,6 +115,8 @@ class Engine:
         """Run the search phase, mirroring every ended trial."""
         for trial in self.record.trials(ENDED):  # ended before an interruption, perhaps not mirrored yet
             self.tracker.log_trial(_trial_run(trial))
+        fidelity = self.recipe.search.fidelity
+        rungs = Rungs(fidelity, self.record, self.folder.checkpoints) if fidelity is not None else None
         search = Search(
             self.recipe.search,
             [Objective.of(name) for name in self.recipe.objectives],
@@ -122,11 +126,22 @@ class Engine:
             self.executor,
             on_tell=lambda trial: self._told(trial, known),
             on_tick=lambda running: self.progress.show(self._snapshot(known, running)),
+            rungs=rungs,
         )
         if isinstance(self.record.sampler, Strategy):  # ours do not even propose what cannot meet a constraint
             self.record.sampler.foresee(foresight(known, search.objectives, constraints))
         if (exhausted := search.run()) is not None:
             self.progress.warn(exhausted)
+        if rungs is not None:
+            self._keep_fidelity(rungs)
+
+    def _keep_fidelity(self, rungs: Rungs) -> None:
+        """Say and keep how many reached which rung, and clear what only an unfinished search needs."""
+        rows = rungs.halving.summary()
+        self.record.set_attr("fidelity", rows)
+        for line in in_words(rows):
+            self.progress.say(line)
+        shutil.rmtree(self.folder.checkpoints, ignore_errors=True)
 
     def _told(self, trial: FrozenTrial, known: Profile) -> None:
         """Mirror an ended trial and say what became of it."""
@@ -138,7 +153,7 @@ class Engine:
             metrics = trial.user_attrs["metrics"]
             self.progress.say(
                 f"trial {trial.number}: accuracy {metrics['accuracy']:.3f}, ~{metrics['latency_ms']:.2f} ms, "
-                f"{metrics['size_bytes'] / 1e6:.1f} MB, {trial.user_attrs['shape']}"
+                f"{metrics['size_bytes'] / 1e6:.1f} MB, {_described(trial)}"
             )
 
     def _snapshot(self, known: Profile, running: int) -> Snapshot:
@@ -146,7 +161,9 @@ class Engine:
         ended = self.record.trials(ENDED)
         complete = [t for t in ended if t.state == TrialState.COMPLETE]
         rows = [_front_row(t) for t in complete]
-        good = [i for i, t in enumerate(complete) if max(t.constraints.values(), default=0.0) <= 0]
+        full = {t.number for t in trained_in_full(complete)}
+        is_good = [t.number in full and max(t.constraints.values(), default=0.0) <= 0 for t in complete]
+        good = [i for i, is_one in enumerate(is_good) if is_one]
         costs = np.array([[-rows[i].accuracy, rows[i].latency_ms] for i in good]).reshape(-1, 2)
         front = [rows[i] for i, keep in zip(good, pareto_front(costs), strict=True) if keep]
         front.sort(key=lambda row: -row.accuracy)
@@ -274,9 +291,14 @@ def _check_threads(recipe: Recipe) -> None:
 
 def _front_row(trial: FrozenTrial) -> FrontRow:
     """Return a finished trial as a row of the front."""
-    metrics, shape = trial.user_attrs["metrics"], trial.user_attrs["shape"]
-    name = f"trial {trial.number}"
-    return FrontRow(name, metrics["accuracy"], metrics["latency_ms"], metrics["size_bytes"], shape, measured=False)
+    metrics, name = trial.user_attrs["metrics"], f"trial {trial.number}"
+    figures = (metrics["accuracy"], metrics["latency_ms"], metrics["size_bytes"])
+    return FrontRow(name, *figures, _described(trial), measured=False)
+
+
+def _described(trial: FrozenTrial) -> str:
+    """Return the shape of a finished trial, after where it was stopped if it was."""
+    return ", ".join(filter(None, (stopped_at(trial), trial.user_attrs["shape"])))
 
 
 def _trial_run(trial: FrozenTrial) -> TrialRun:
@@ -284,7 +306,7 @@ def _trial_run(trial: FrozenTrial) -> TrialRun:
     attrs = trial.user_attrs
     state: State = "finished" if trial.state == TrialState.COMPLETE else "failed"
     tags: dict[str, str] = {
-        name: str(attrs[name]) for name in ("shape", "cause", "message", "predicted") if name in attrs
+        name: str(attrs[name]) for name in ("shape", "cause", "message", "predicted", "rung") if name in attrs
     }
     return TrialRun(
         trial.number,

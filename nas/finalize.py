@@ -21,6 +21,7 @@ from nas.progress import Progress, Snapshot
 from nas.recipe import Recipe
 from nas.record import Record
 from nas.run_folder import RunFolder
+from nas.rungs import trained_in_full
 from nas.student import save
 from search_spaces.errors import StateError
 from search_spaces.families.text_encoder import Architecture
@@ -75,6 +76,7 @@ class Finalize:
         if not trials:
             n_failed = len(self.record.trials((TrialState.FAIL,)))
             raise StateError(f"finalize: all {n_failed} trials failed; see why in log.txt, then run nas resume.")
+        trials = trained_in_full(trials)
         metrics = [trial.user_attrs["metrics"] for trial in trials]
         costs = np.array([[o.cost(known[o.name]) for o in self.objectives] for known in metrics])
         misses = np.array([max(t.constraints.values(), default=0.0) for t in trials])

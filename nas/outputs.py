@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from nas.bundle import Outputs
 from nas.data.tokens import Tokens, bucketed_batches
@@ -35,6 +36,17 @@ def predict_logits(model: TextEncoder, tokens: Tokens, batch_size: int = BATCH) 
 def accuracy(logits: np.ndarray, tokens: Tokens) -> float:
     """Return the share of rows, 0..1, whose largest of ``(n, n_labels)`` logits is at the label."""
     return float((logits.argmax(axis=1) == tokens.labels).mean())
+
+
+def divergence(teacher: np.ndarray, student: np.ndarray) -> float:
+    """Return the mean KL(teacher || student) of rows in nats, at temperature 1; 0 where they say the same.
+
+    Args:
+        teacher: ``(n, n_labels)`` logits.
+        student: The same shape, of the same rows.
+    """
+    target, said = (F.log_softmax(torch.from_numpy(part.astype(np.float32)), dim=-1) for part in (teacher, student))
+    return float(F.kl_div(said, target, reduction="batchmean", log_target=True))
 
 
 def cached_outputs(

@@ -3,9 +3,12 @@
 One frozen pydantic model a section; unknown keys are errors. Loading files is `launch`'s business.
 """
 
+from itertools import pairwise
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from search_spaces.errors import ConfigError
 
 Gene = bool | int | float | str
 
@@ -74,6 +77,27 @@ class TrainSettings(Section):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
 
 
+class FidelitySettings(Section):
+    """Successive halving: students are trained in steps, and after each step only the best go on."""
+
+    rungs: tuple[float, ...] = Field(
+        (0.0, 0.1, 0.3, 1.0), min_length=2, description="shares of the training, the last is 1; 0 judges it untrained"
+    )
+    eta: float = Field(3.0, gt=1, description="one in eta goes on")
+    buckets: int = Field(3, ge=1, description="latency ranges within which students compete")
+    minimum: int = Field(4, ge=1, description="everybody goes on while fewer than this competed")
+
+    @field_validator("rungs")
+    @classmethod
+    def _check_rungs(cls, rungs: tuple[float, ...]) -> tuple[float, ...]:
+        """Refuse rungs that do not lead from the beginning of a training to its end."""
+        is_ascending = all(low < high for low, high in pairwise(rungs))
+        if not is_ascending or rungs[0] < 0 or rungs[-1] != 1:
+            words = ", ".join(f"{rung:g}" for rung in rungs)
+            raise ConfigError(f"{words} do not lead up to 1; write ascending shares of the training, e.g. 0, 0.3, 1")
+        return rungs
+
+
 class SearchSettings(Section):
     """How the space is searched."""
 
@@ -87,6 +111,7 @@ class SearchSettings(Section):
     tolerance: float = Field(
         0.05, ge=0, lt=1, description="share by which a student, trained briefly here, may miss a bound on accuracy"
     )
+    fidelity: FidelitySettings | None = Field(None, description="stop bad students early; None trains all in full")
     trial_timeout_s: float = Field(3600.0, gt=0)
 
 

@@ -1,7 +1,7 @@
 """Phase 3, search: ask the strategy, let a worker train, tell the strategy; until the budget is spent.
 
 The study is the only state: whatever ended is told before anything else happens, so a killed search loses nothing
-that was finished, and a resumed one trains again exactly what was running.
+that was finished, and a resumed one trains again exactly what was running, by rungs from the last one reached.
 """
 
 import math
@@ -17,6 +17,7 @@ from nas.objectives import Constraint, Objective
 from nas.profile import Profile
 from nas.recipe import SearchSettings
 from nas.record import Record
+from nas.rungs import Rungs
 from search_spaces.errors import InfeasibleError, StateError
 from search_spaces.space import Value
 
@@ -28,7 +29,7 @@ Notify = Callable[[FrozenTrial], None]
 
 @dataclass
 class Search:
-    """One search in progress: the loop's constants and what is running now."""
+    """One search in progress: the loop's constants and what is running now; without rungs all is trained in one go."""
 
     settings: SearchSettings
     objectives: Sequence[Objective]
@@ -38,6 +39,7 @@ class Search:
     executor: Executor
     on_tell: Notify
     on_tick: Callable[[int], None]
+    rungs: Rungs | None = None
     running: dict[str, tuple[int, dict[str, Value]]] = field(default_factory=dict)
 
     def run(self) -> str | None:
@@ -111,9 +113,7 @@ class Search:
         return None
 
     def _submit(self, number: int, genes: dict[str, Value]) -> None:
-        """Send a trial to a worker."""
-        uid = f"trial-{number}"
-        self.running[uid] = (number, genes)
+        """Send a trial to a worker, to be trained in full or to its next rung."""
         spec = {
             "genes": genes,
             "seed": self.settings.seed,
@@ -121,10 +121,14 @@ class Search:
             "deliver": False,
             "timeout_s": self.settings.trial_timeout_s,
         }
-        self.executor.submit(Task(uid, "train", spec))
+        task = Task(f"trial-{number}", "train", spec)
+        if self.rungs is not None:
+            task = self.rungs.next_task(number, task)
+        self.running[task.uid] = (number, genes)
+        self.executor.submit(task)
 
     def _settle(self, outcome: Outcome) -> None:
-        """Tell what became of a trial."""
+        """Tell what became of a trial, or send it on to its next rung."""
         number, genes = self.running.pop(outcome.uid)
         if outcome.failure is not None:
             self._tell_failure(number, genes, outcome.failure)
@@ -132,6 +136,8 @@ class Search:
         assert outcome.value is not None
         if odd := _not_finite(outcome.value):
             self._tell_failure(number, genes, Failure("diverged", f"{odd}; it must be finite"))
+        elif self.rungs is not None and self.rungs.settle(number, self._latency_ms(genes), outcome.value):
+            self._submit(number, genes)
         else:
             self._tell(number, genes, outcome.value)
 
@@ -147,10 +153,25 @@ class Search:
             "reports": value["reports"],
             "seconds": value["seconds"],
         }
+        if self.rungs is not None:
+            attrs |= self.rungs.attrs(number, metrics["latency_ms"], value)
         violations = {str(c): c.violation(metrics, self.known.teacher) - self._tolerance(c) for c in self.constraints}
         values = [metrics[objective.name] for objective in self.objectives]
-        if self.record.tell(number, values, TrialState.COMPLETE, attrs, violations):
+        self._finish(number, values, attrs, violations)
+
+    def _finish(
+        self, number: int, values: list[float] | None, attrs: dict[str, Any], violations: dict[str, float]
+    ) -> None:
+        """Tell a trial, failed if it has no values, and give up what was kept for its next rung."""
+        state = TrialState.FAIL if values is None else TrialState.COMPLETE
+        if self.record.tell(number, values, state, attrs, violations):
             self.on_tell(self.record.trial(number))
+        if self.rungs is not None:
+            self.rungs.leave(number)
+
+    def _latency_ms(self, genes: dict[str, Value]) -> float:
+        """Return the predicted latency of a candidate."""
+        return self.known.metrics(genes)["latency_ms"]
 
     def _tolerance(self, constraint: Constraint) -> float:
         """Return by how much a bound may be missed: accuracy still grows when a finalist is trained in full."""
@@ -159,8 +180,7 @@ class Search:
     def _tell_failure(self, number: int, genes: dict[str, Value], failure: Failure) -> None:
         """Record a failed trial with its cause; stop the search when all fail alike."""
         attrs = {"genes": genes, "cause": failure.cause, "message": failure.message}
-        if self.record.tell(number, None, TrialState.FAIL, attrs, {}):
-            self.on_tell(self.record.trial(number))
+        self._finish(number, None, attrs, {})
         spent = self._spent()
         messages = {(t.user_attrs.get("cause"), _without_numbers(t.user_attrs.get("message", ""))) for t in spent}
         if len(spent) >= ALIKE and len(messages) == 1:

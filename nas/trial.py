@@ -4,6 +4,7 @@ Runs on a worker. Pure: a task and the bundle in, JSON and bytes out; the same t
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -16,10 +17,11 @@ from compressors.distillation import Distillation
 from compressors.structured import StructuredPruning
 from nas.bundle import Bundle
 from nas.candidates import Candidates
+from nas.checkpoint import WHOLE, Rung, load_checkpoint, save_checkpoint, untrained_score
 from nas.data.tokens import Tokens
 from nas.devices import DEVICES
 from nas.devices.base import Device, Workload
-from nas.distill import distill
+from nas.distill import Epoch, distill, n_batches
 from nas.executor import Task
 from nas.meter import Stopwatch
 from nas.outputs import accuracy, predict_logits
@@ -68,13 +70,15 @@ def train_student(task: Task, bundle: Bundle) -> dict[str, Any]:
 
     Args:
         task: ``spec`` holds ``genes``, ``seed``, ``train`` (a `TrainSettings` as JSON) and ``deliver``: whether to
-            send the weights and the artefact back and to score the test split.
+            send the weights and the artefact back and to score the test split. With ``rung``, a pair of shares of
+            the training, only that part of it is done, from the blob ``checkpoint`` that the part before returned.
         bundle: What all tasks share.
 
     Returns:
-        ``metrics`` (accuracy of the artefact on validation, size_bytes, macs, parameters, ...), ``curves`` per epoch,
-        ``reports`` of the compressors, ``seconds`` per step, and with ``deliver`` the bytes ``weights`` and
-        ``artefact``.
+        ``metrics`` (accuracy of the artefact on validation, size_bytes, macs, parameters, ...), ``score`` (smaller is
+        better: the share of errors, or of a student that is not trained at all its distance to the teacher),
+        ``curves`` per epoch, ``reports`` of the compressors, ``seconds`` per step, with ``deliver`` the bytes
+        ``weights`` and ``artefact``, and after a rung that is to be continued the bytes ``checkpoint``.
 
     Raises:
         DivergedError: The loss became NaN or infinite.
@@ -83,17 +87,14 @@ def train_student(task: Task, bundle: Bundle) -> dict[str, Any]:
     genes: Genes = spec["genes"]
     compressors = bench.candidates.compressors(genes)
     architecture = bench.candidates.architecture(genes)
-    student = bench.build(_start(bench, architecture, compressors))
+    rung = Rung(*spec["rung"]) if "rung" in spec else WHOLE
+    wide = _start(bench, architecture, compressors)
+    if "checkpoint" in task.blobs:
+        student = load_checkpoint(task.blobs["checkpoint"])
+    else:
+        student = bench.build(wide if rung.end else architecture)
     clock.lap("build")
-    epochs = distill(
-        student,
-        bundle.train,
-        bundle.outputs,
-        TrainSettings.model_validate(spec["train"]),
-        seed=int(spec["seed"]),
-        loss=_loss(compressors),
-        compressors=[cast(TrainingCompressor, c) for c in compressors if c.stage == "training"],
-    )
+    epochs = _train(student, task, bundle, compressors, rung) if rung.end else []
     clock.lap("train")
     artefact = compress(bench.device.export(student.eval()), compressors)
     clock.lap("export")
@@ -106,9 +107,11 @@ def train_student(task: Task, bundle: Bundle) -> dict[str, Any]:
         metrics["accuracy_fp32"] = accuracy(predict_logits(student, bundle.validation), bundle.validation)
         if bundle.test is not None:
             metrics["test_accuracy"] = _accuracy(bench, artefact, bundle.test)
+    score = 1 - metrics["accuracy"] if rung.end else untrained_score(student, bundle)
     clock.lap("score")
     result: dict[str, Any] = {
         "metrics": metrics,
+        "score": score,
         "curves": {
             "loss": [epoch.loss for epoch in epochs],
             "sentences_per_s": [epoch.sentences_per_s for epoch in epochs],
@@ -119,6 +122,8 @@ def train_student(task: Task, bundle: Bundle) -> dict[str, Any]:
     }
     if spec["deliver"]:
         result |= {"weights": save(student.state_dict()), "artefact": artefact}
+    if 0 < rung.end < 1:
+        result["checkpoint"] = save_checkpoint(student)
     return result
 
 
@@ -178,6 +183,24 @@ def _start(bench: Workbench, target: Architecture, compressors: Sequence[Compres
             wide: Architecture = bench.candidates.family.widen(target, bench.candidates.teacher)
             return wide
     return target
+
+
+def _train(
+    student: TextEncoder, task: Task, bundle: Bundle, compressors: Sequence[Compressor], rung: Rung
+) -> list[Epoch]:
+    """Distil the student over a part of the training; return what happened."""
+    whole = TrainSettings.model_validate(task.spec["train"])
+    part = whole.model_copy(update={"epochs": (rung.end - rung.begin) * whole.epochs})
+    return distill(
+        student,
+        bundle.train,
+        bundle.outputs,
+        part,
+        seed=int(task.spec["seed"]),
+        loss=_loss(compressors),
+        compressors=[cast(TrainingCompressor, c) for c in compressors if c.stage == "training"],
+        n_before=math.ceil(rung.begin * whole.epochs * n_batches(len(bundle.train), whole)),
+    )
 
 
 def _loss(compressors: Sequence[Compressor]) -> Distillation:

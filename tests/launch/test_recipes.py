@@ -69,3 +69,25 @@ def test_unknown_recipes_and_bad_assignments_are_refused() -> None:
 
 def test_the_defaults_are_a_valid_recipe() -> None:
     assert load_recipe(None, {}, []) == Recipe()
+
+
+@pytest.mark.parametrize(
+    ("fidelity", "message"),
+    [
+        ("rungs: [0.3, 0.1, 1.0]", r"rungs: \[0\.3, 0\.1, 1\.0\]: 0\.3, 0\.1, 1 do not lead up to 1"),
+        ("rungs: [0.1, 0.1, 1.0]", "0, 0.3, 1"),
+        ("rungs: [0.0, 0.5]", "0, 0.5 do not lead up"),
+        ("rungs: [-0.5, 1.0]", "-0.5, 1 do not lead up"),
+        ("rungs: [1.0]", "at least 2"),
+        ("eta: 1.0", "greater than 1"),
+        ("eta: 0.5", "greater than 1"),
+        ("buckets: 0", "greater than or equal to 1"),
+        ("etta: 3", "Did you mean 'eta'"),
+    ],
+)
+def test_bad_rungs_are_one_line_with_file_and_place(tmp_path: Path, fidelity: str, message: str) -> None:
+    path = written(tmp_path, f"search:\n  fidelity:\n    {fidelity}\n")
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_recipe(path, {}, [])
+    assert str(caught.value).startswith(f"{path}:3: search.fidelity.")
+    assert len(str(caught.value).splitlines()) == 1

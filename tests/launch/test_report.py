@@ -11,6 +11,7 @@ from launch.report import (
     Baseline,
     Candidate,
     ReportData,
+    Rung,
     Student,
     duration,
     megabytes,
@@ -129,6 +130,19 @@ def test_every_point_is_drawn_with_its_text(tmp_path: Path) -> None:
     assert len(titles) == len(CANDIDATES) + len(STUDENTS) + 1
     assert len(shown.marked("whisker")) == len(STUDENTS)
     assert len(shown.marked("limit")) == 1
+
+
+def test_rungs_are_a_table_and_a_stopped_student_says_so_where_there_are_any(tmp_path: Path) -> None:
+    rungs = (Rung(0.0, 12, 0.31, is_widened=True), Rung(0.25, 7, 0.8), Rung(1.0, 4))
+    candidates = (*CANDIDATES, Candidate("trial 4", 0.5, 0.6, "2 layers", remark="stopped at 25 %"))
+    shown = page(replace(DATA, rungs=rungs, candidates=candidates), tmp_path)
+    text = " ".join(shown.text.split())
+    assert "0 %12 0.31low, so fewer were stopped 25 %7 0.80 100 %4 -" in text
+    assert "trial 4: 0.500, 0.600 ms predicted; 2 layers; stopped at 25 %" in text
+    assert shown.open == []
+    without = page(DATA, tmp_path).text
+    assert "Stopped early" not in without
+    assert "stopped at" not in without
 
 
 def test_the_snippet_fits_the_mode(tmp_path: Path) -> None:

@@ -173,3 +173,23 @@ def test_the_learning_rate_rises_then_falls_towards_zero():
     assert shares[10:] == sorted(shares[10:], reverse=True)
     assert 0 < shares[-1] < 0.02
     assert learning_rate_share(0, 1, 0.0) == 1.0
+
+
+def test_the_order_of_rows_goes_on_where_an_earlier_run_ended(monkeypatch):
+    tokens = texts(96)  # six batches
+    teacher = Outputs(np.zeros((96, 2), np.float16))
+    seen = []
+    collate = type(tokens).collate
+
+    def watch(self, rows):
+        seen.append(rows.tolist())
+        return collate(self, rows)
+
+    monkeypatch.setattr(type(tokens), "collate", watch)
+
+    def rows_of(epochs, n_before):
+        seen.clear()
+        distill(encoder(), tokens, teacher, settings(epochs=epochs), seed=0, loss=Distillation(), n_before=n_before)
+        return list(seen)
+
+    assert rows_of(0.5, 0) + rows_of(2.0, 3) == rows_of(2.5, 0)

@@ -11,7 +11,7 @@ from nas.data.sources import load_data
 from nas.data.tokenize import tokenize
 from nas.data.tokens import Tokens
 from nas.files import atomic_array, sha256_of, write_json
-from nas.outputs import cached_outputs, predict_logits
+from nas.outputs import cached_outputs, divergence, predict_logits
 from nas.recipe import DataSettings, TeacherSettings
 from nas.teacher import Teacher, load_teacher
 from search_spaces.errors import StateError
@@ -120,3 +120,10 @@ def test_outputs_of_another_teacher_are_found_by_the_live_check(teacher, tokens,
     cached_outputs(teacher, tokens, tmp_path)
     with pytest.raises(StateError, match=r"\.npy: \d+ of \d+ checked values differ"):
         cached_outputs(other(teacher), tokens, tmp_path)
+
+
+def test_the_divergence_is_that_of_the_formula() -> None:
+    teacher, student = np.random.default_rng(0).normal(size=(2, 5, 3))
+    p, q = (np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True) for logits in (teacher, student))
+    assert divergence(teacher, student) == pytest.approx((p * np.log(p / q)).sum(axis=1).mean(), rel=1e-5)
+    assert divergence(teacher, teacher + 3) == pytest.approx(0, abs=1e-6)

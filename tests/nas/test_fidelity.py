@@ -1,0 +1,132 @@
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import kendalltau
+
+from nas.fidelity import SuccessiveHalving, kendall_tau
+from nas.recipe import FidelitySettings
+from search_spaces.errors import StateError
+
+
+def halving(**changes: Any) -> SuccessiveHalving:
+    settings = {"rungs": (0.1, 0.3, 1.0), "eta": 3.0, "buckets": 1, "minimum": 3, **changes}
+    return SuccessiveHalving(FidelitySettings(**settings))
+
+
+def decide(found: SuccessiveHalving, reports: list[tuple[float, float]], rung: float = 0.1) -> list[bool]:
+    """Report (score, latency) one after the other; return what was decided of each at once."""
+    decisions = []
+    for number, (score, latency_ms) in enumerate(reports):
+        found.report(number, rung, score, latency_ms)
+        decisions.append(found.is_promoted(number, rung))
+    return decisions
+
+
+def test_a_worked_example_of_one_bucket() -> None:
+    # 0, 1: fewer than three. 2: best of 3. 3: third by score of 4, two go on; dominated. 4: fourth of 5, two go on.
+    # 5: second of 6. 6: its score is the worst of all, and three of seven go on; but nobody dominates it, as it is the
+    # fastest: among 2, 5 and 6, which nobody dominates.
+    reports = [(0.5, 2.0), (0.6, 2.0), (0.2, 2.0), (0.55, 2.0), (0.58, 2.0), (0.3, 1.5), (0.7, 1.0)]
+    assert decide(halving(), reports) == [True, True, True, False, False, True, True]
+
+
+def test_of_equally_ranked_the_better_score_goes_on_then_the_earlier_trial() -> None:
+    found = halving()
+    for number, (score, latency_ms) in enumerate([(0.1, 4.0), (0.2, 3.0), (0.3, 2.0), (0.4, 1.0)]):
+        found.report(number, 0.1, score, latency_ms)
+    assert [found.is_promoted(number, 0.1) for number in range(4)] == [True, True, False, False]
+    equal = halving()
+    assert decide(equal, [(0.5, 1.0)] * 4) == [True, True, False, False]
+
+
+def test_nobody_is_promoted_from_the_last_rung() -> None:
+    assert decide(halving(), [(0.1, 1.0), (0.2, 1.0)], rung=1.0) == [False, False]
+
+
+def test_rungs_are_judged_apart() -> None:
+    found = halving()
+    decide(found, [(0.1, 1.0), (0.2, 1.0), (0.3, 1.0), (0.4, 1.0), (0.5, 1.0), (0.6, 1.0)])
+    found.report(5, 0.3, 0.9, 1.0)
+    assert not found.is_promoted(5, 0.1)
+    assert found.is_promoted(5, 0.3)  # it is the only one there
+
+
+def test_a_bucket_protects_fast_students_that_are_worse_than_slow_ones() -> None:
+    slow = [(0.3 - 0.02 * i, 10.0 + i) for i in range(6)]
+    fast = [(0.9 - 0.02 * i, 1.0 + 0.1 * i) for i in range(6)]  # nobody dominates anybody
+    promoted = []
+    for n_buckets in (1, 2):
+        found = halving(buckets=n_buckets)
+        decide(found, [*slow, *fast])
+        promoted.append([n for n in range(12) if found.is_promoted(n, 0.1)])
+    assert promoted == [[2, 3, 4, 5], [4, 5, 10, 11]]  # a third of all, or of each six
+
+
+def test_the_order_of_the_reports_does_not_matter() -> None:
+    rng = np.random.default_rng(0)
+    reports = list(enumerate(rng.random((40, 2)).tolist()))
+    decisions = []
+    for order in (reports, reports[::-1]):
+        found = halving(buckets=3)
+        for number, (score, latency_ms) in order:
+            found.report(number, 0.1, score, latency_ms)
+        decisions.append([found.is_promoted(number, 0.1) for number in range(40)])
+    assert decisions[0] == decisions[1]
+    assert 0 < sum(decisions[0]) < 20
+
+
+def both_ends(found: SuccessiveHalving, last: list[float]) -> None:
+    for number, score in enumerate(last):
+        found.report(number, 0.1, float(number), 1.0)
+        found.report(number, 1.0, score, 1.0)
+
+
+def test_a_rung_that_says_little_of_the_last_one_stops_fewer() -> None:
+    loyal, fickle = halving(), halving()
+    both_ends(loyal, [0, 1, 2, 3, 5, 4])
+    both_ends(fickle, [5, 4, 0, 2, 3, 1])
+    assert loyal.tau(0.1) == pytest.approx(13 / 15)  # one of fifteen pairs is the wrong way round
+    assert (loyal.is_widened(0.1), loyal.eta(0.1)) == (False, 3.0)
+    assert fickle.tau(0.1) == pytest.approx(-7 / 15)
+    assert (fickle.is_widened(0.1), fickle.eta(0.1)) == (True, 1.5)
+    kept = [[n for n in range(6) if found.is_promoted(n, 0.1)] for found in (loyal, fickle)]
+    assert kept == [[0, 1], [0, 1, 2, 3]]
+    assert not fickle.is_widened(1.0)
+
+
+def test_a_few_pairs_widen_nothing_and_eta_never_falls_below_one_and_a_half() -> None:
+    few, gentle, low = halving(), halving(eta=2.0), halving(eta=1.2)
+    both_ends(few, [4, 3, 2, 1, 0])
+    assert (few.tau(0.1), few.eta(0.1)) == (-1.0, 3.0)
+    for found, eta in ((gentle, 1.5), (low, 1.2)):
+        both_ends(found, [5, 4, 3, 2, 1, 0])
+        assert found.eta(0.1) == eta
+
+
+def test_the_rank_correlation_is_that_of_scipy() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        first, second = rng.integers(0, 6, (2, 12)).astype(float)
+        assert kendall_tau(first, second) == pytest.approx(kendalltau(first, second).statistic)
+    assert kendall_tau(np.ones(5), np.arange(5.0)) is None
+    assert kendall_tau(np.ones(1), np.ones(1)) is None
+
+
+def test_the_summary_has_a_row_for_every_rung() -> None:
+    found = halving()
+    both_ends(found, [5, 4, 3, 2, 1, 0])
+    assert found.summary() == [
+        {"rung": 0.1, "reached": 6, "tau": -1.0, "eta": 1.5, "widened": True},
+        {"rung": 0.3, "reached": 0, "tau": None, "eta": 3.0, "widened": False},
+        {"rung": 1.0, "reached": 6, "tau": None, "eta": 3.0, "widened": False},
+    ]
+
+
+def test_a_report_that_makes_no_sense_is_refused_and_changes_nothing() -> None:
+    found = halving()
+    with pytest.raises(StateError, match=r"trial 3: reported rung 0\.2; the rungs are 0\.1, 0\.3, 1\."):
+        found.report(3, 0.2, 0.5, 1.0)
+    with pytest.raises(StateError, match=r"trial 3: reported nan at 1\.0 ms"):
+        found.report(3, 0.1, float("nan"), 1.0)
+    assert found.reached(0.1) == 0
