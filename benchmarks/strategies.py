@@ -61,6 +61,7 @@ class Task:
         setting: What ours know; empty for peers.
         seed: Of all draws.
         source: Digest of the code that decides what it does, with the version of a peer.
+        evaluations: Where it stops.
     """
 
     problem: str
@@ -68,6 +69,7 @@ class Task:
     setting: str
     seed: int
     source: str
+    evaluations: int
 
 
 def main() -> None:
@@ -80,6 +82,7 @@ def main() -> None:
     options.add_argument("--settings", type=_names, default=SETTINGS, help="what ours know, by comma; see above")
     options.add_argument("--default", default=SearchSettings().strategy, help="ours that the goals are for")
     options.add_argument("--seeds", type=int, default=10)
+    options.add_argument("--cap", type=_cap, action="append", default=[], help="strategy=evaluations: stop it early")
     options.add_argument("--workers", type=int, default=2)
     options.add_argument("--quick", action="store_true", help="two problems, two seeds")
     options.add_argument("--cost", action="store_true", help="only print what one ask and tell costs")
@@ -115,7 +118,7 @@ def run(task: Task, data: Path) -> dict[str, Any]:
     """Return the rows that a searcher tried, in order and each once, its number of asks and its seconds."""
     problem = load_problem(task.problem, data)
     started, rows, n_asks = time.perf_counter(), dict[int, None](), 0
-    budget = min(max(COUNTS), CAPS.get(task.strategy, max(COUNTS)))
+    budget = task.evaluations
     searcher = _searcher(task, problem)
     while len(rows) < budget and n_asks < ASKS * budget:
         row = problem.row(searcher.ask())
@@ -137,13 +140,13 @@ def _searcher(task: Task, problem: Problem) -> Any:
 
 def _tasks(chosen: argparse.Namespace) -> Iterator[Task]:
     """Yield every run that was asked for."""
-    sources = dict(_sources(chosen.strategies))
+    sources, caps = dict(_sources(chosen.strategies)), CAPS | dict(chosen.cap)
     for seed in range(chosen.seeds):
         for problem in NAMES:
             if _matches(problem, chosen.problems):
                 for strategy, source in sources.items():
                     for setting in ("",) if strategy in PEERS else chosen.settings:
-                        yield Task(problem, strategy, setting, seed, source)
+                        yield Task(problem, strategy, setting, seed, source, caps.get(strategy, max(COUNTS)))
 
 
 def _sources(patterns: Sequence[str] | None) -> Iterator[tuple[str, str]]:
@@ -185,6 +188,12 @@ def _read(file: Path) -> dict[Task, dict[str, Any]]:
 def _names(text: str) -> list[str]:
     """Return what commas separate."""
     return text.split(",")
+
+
+def _cap(text: str) -> tuple[str, int]:
+    """Return a strategy and where it stops."""
+    name, _, evaluations = text.partition("=")
+    return name, int(evaluations)
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
