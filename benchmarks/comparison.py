@@ -7,7 +7,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from peers import CAPS, PEERS
+from peers import PEERS
 from problems import Problem
 
 COUNTS = (25, 50, 100, 200, 400)  # evaluations after which searchers are compared
@@ -23,6 +23,7 @@ class Run:
     strategy: str
     setting: str
     seed: int
+    evaluations: int
     rows: list[int]
     n_asks: int
     seconds: float
@@ -89,7 +90,7 @@ def _figures(problem: Problem, runs: Sequence[Run]) -> dict[str, Figures]:
 
 def _of_searcher(problem: Problem, runs: Sequence[Run]) -> Figures:
     """Return the figures of one searcher; one that gave up repeating itself keeps what it had."""
-    last = CAPS.get(runs[0].strategy, max(COUNTS))
+    last = runs[0].evaluations
     curves = np.full((len(runs), max(COUNTS)), np.nan)
     for curve, run in zip(curves, runs, strict=True):
         volumes = problem.volumes(run.rows)

@@ -111,7 +111,7 @@ def run_all(tasks: Sequence[Task], data: Path, file: Path, workers: int) -> list
             lines.flush()
             if n % 50 == 0:
                 print(f"  {n} done", flush=True)
-    return [Run(task.problem, task.strategy, task.setting, task.seed, **done[task]) for task in tasks]
+    return [Run(t.problem, t.strategy, t.setting, t.seed, t.evaluations, **done[t]) for t in tasks]
 
 
 def run(task: Task, data: Path) -> dict[str, Any]:

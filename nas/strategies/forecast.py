@@ -59,24 +59,23 @@ class Forecast:
         self._violation = Target.fit(x, violations, views) if (violations > 0).any() else None
 
     def draws(
-        self, rows: np.ndarray, candidates: Sequence[Genes], n: int, rng: np.random.Generator
+        self, rows: np.ndarray, candidates: Sequence[Genes], levels: np.ndarray, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return draws of the costs of candidates, and their chance to be feasible.
 
-        The same normal deviates serve all candidates: they differ by what is known of them, not by luck.
+        The same levels serve all candidates: they differ by what is known of them, not by luck.
 
         Args:
             rows: ``(k, genes)`` the candidates as rows.
             candidates: The same as genes.
-            n: Draws.
-            rng: Pairs the deviates of different costs.
+            levels: ``(n,)`` float64, how many standard deviations a draw is from the mean.
+            rng: Pairs the levels of different costs.
 
         Returns:
             ``(n, k, m)`` float64 costs and ``(k,)`` float64 in 0..1.
         """
         x = standardised(self._description.of(rows, candidates, self._foreknowledge), self._like)
-        levels = norm.ppf((np.arange(n) + 0.5) / n)
-        costs = np.empty((n, len(rows), len(self._costs)))
+        costs = np.empty((len(levels), len(rows), len(self._costs)))
         costs[:] = self._foreknowledge.known_costs(candidates, len(self._costs))
         for j, target in enumerate(self._costs):
             if target is not None:

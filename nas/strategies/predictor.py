@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from pydantic import Field
+from scipy.stats import norm
 
 from nas.strategies.archive import Archive, make_pool
 from nas.strategies.base import Strategy
@@ -35,8 +36,11 @@ class PredictorOptions(Options):
 
     initial: int = Field(10, ge=2, description="trials before the first prediction, enqueued ones included")
     pool: int = Field(1000, ge=10, description="candidates that are predicted for one that is tried")
-    exploration: float = Field(0.05, ge=0, le=1, description="chance of a candidate far from all tried ones")
+    exploration: float = Field(0.02, ge=0, le=1, description="chance of a candidate far from all tried ones")
     draws: int = Field(16, ge=1, description="draws of the costs of every candidate")
+    optimism: float = Field(
+        0.3, ge=0, description="share of the predicted deviation in a draw; 1 lets the least known of the pool win"
+    )
 
 
 class Milestone:
@@ -94,7 +98,7 @@ class PredictorSearch(Strategy):
         n, rows = len(pool), np.concatenate([pool, archive.pending])
         needs_genes = bool(self.foreknowledge.costs or self.foreknowledge.features)
         candidates = [self._rows.genes(row) for row in rows] if needs_genes else [{}] * len(rows)
-        draws, chance = forecast.draws(rows, candidates, self._options.draws, rng)
+        draws, chance = forecast.draws(rows, candidates, self._levels(), rng)
         if (archive.violations[archive.front] > 0).all():
             return chance[:n]  # nothing is feasible yet: that comes first
         reference, best = worst_of_interest(archive.costs), archive.costs.min(axis=0)
@@ -103,6 +107,12 @@ class PredictorSearch(Strategy):
         gains = hypervolume_gain((front - best) / span, (reference - best) / span, (draws[:, :n] - best) / span, rng)
         scores: np.ndarray = gains.mean(axis=0) * chance[:n]
         return scores
+
+    def _levels(self) -> np.ndarray:
+        """Return ``(draws,)`` deviations from the predicted means, in predicted standard deviations."""
+        n = self._options.draws
+        levels: np.ndarray = self._options.optimism * norm.ppf((np.arange(n) + 0.5) / n)
+        return levels
 
 
 def milestone(n: int, first: int) -> int:
