@@ -101,7 +101,7 @@ class FidelitySettings(Section):
 class SearchSettings(Section):
     """How the space is searched."""
 
-    strategy: str = "evolution"
+    strategy: str = "predictor"
     options: dict[str, Any] = Field(default_factory=dict, description="options of the strategy")
     trials: int = Field(24, ge=1, description="students to train")
     seed: int = Field(0, ge=0)

@@ -16,7 +16,7 @@ import ray
 from ray.cluster_utils import Cluster
 from launch import ray_executor
 from launch.ray_executor import RayExecutor
-from nas.bundle import Bundle
+from nas.bundle import Bundle, Outputs
 from nas.data.tokens import Tokens
 from nas.executor import Outcome, Task
 from nas.recipe import ClusterSettings, DeviceSettings
@@ -33,7 +33,7 @@ def collect(executor, n):
             found[o.uid] = o.value or {"cause": o.failure.cause, "message": o.failure.message}
 
 rows = Tokens(np.arange(3, dtype=np.int32), np.zeros(3, np.uint8), np.array([0, 3]), np.array([1]))
-bundle = Bundle("text_encoder", "uniform", {}, {}, {}, rows, rows, None, np.zeros((1, 2), np.float16), {}, "f")
+bundle = Bundle("text_encoder", "uniform", {}, {}, {}, rows, rows, None, Outputs(np.zeros((1, 2), np.float16)), {}, "f")
 small = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **small})
 board = cluster.add_node(num_cpus=1, resources={"nas_device:pi5": 1}, **small)

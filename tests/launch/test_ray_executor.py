@@ -14,7 +14,7 @@ import torch
 
 from launch.ray_cluster import RayCluster, ensure_private_token
 from launch.ray_executor import RayExecutor
-from nas.bundle import Bundle
+from nas.bundle import Bundle, Outputs
 from nas.data.tokens import Tokens
 from nas.executor import Outcome, Task
 from nas.recipe import ClusterSettings, DeviceSettings
@@ -33,7 +33,7 @@ def work(task: Task, bundle: Bundle) -> Outcome:
         raise KeyError("not caught by the work")
     value: dict[str, Any] = {
         "labels": int(bundle.train.labels.sum()),
-        "is_writeable": bundle.teacher_logits.flags.writeable,
+        "is_writeable": bundle.outputs.logits.flags.writeable,
         "threads": torch.get_num_threads(),
         "echo": task.blobs.get("artefact", b"")[::-1],
         "span": (time.monotonic(), time.sleep(float(task.spec.get("for_s", 0))) or time.monotonic()),
@@ -44,7 +44,7 @@ def work(task: Task, bundle: Bundle) -> Outcome:
 def make_bundle() -> Bundle:
     rows = Tokens(np.arange(6, dtype=np.int32), np.zeros(6, np.uint8), np.array([0, 3, 6]), np.array([1, 1]))
     logits = np.zeros((200_000, 2), np.float16)
-    return Bundle("text_encoder", "uniform", {}, {}, {}, rows, rows, None, logits, {}, "fingerprint")
+    return Bundle("text_encoder", "uniform", {}, {}, {}, rows, rows, None, Outputs(logits), {}, "fingerprint")
 
 
 @pytest.fixture(scope="module")
