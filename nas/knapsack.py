@@ -90,4 +90,6 @@ def _check(damages: Table, costs: Table) -> None:
         )
     for row in (*damages, *costs):
         if not np.isfinite(row).all():
-            raise ShapeError(f"knapsack: {list(row)} is not finite; damages and costs are finite numbers. Leave it out.")
+            raise ShapeError(
+                f"knapsack: {list(row)} is not finite; damages and costs are finite numbers. Leave it out."
+            )

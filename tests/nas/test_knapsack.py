@@ -80,8 +80,8 @@ def test_many_slots_are_solved_exactly_where_all_selections_are_too_many_to_try(
     best = np.full(24 * 50 + 1, np.inf)  # least damage for every whole cost: the textbook's table
     best[0] = 0
     for damage, cost in zip(damages, costs, strict=True):
-        shifted = [np.concatenate([np.full(c, np.inf), best[: len(best) - c]]) + d for d, c in zip(damage, cost)]
-        best = np.min(shifted, axis=0)
+        options = zip(damage, cost, strict=True)
+        best = np.min([np.concatenate([np.full(c, np.inf), best[: len(best) - c]]) + d for d, c in options], axis=0)
     found = frontier(damages.tolist(), costs.tolist())
     for budget in (200, 400, 600, 900):
         options = found.within(budget)
