@@ -17,7 +17,7 @@ from search_spaces.space import Genes, Value
 
 ROWS = 32  # training rows that damage is estimated on, at most; ranks changes as 128 do (Spearman .98), in a quarter
 SHARES = (0.15, 0.35, 0.6)  # budgets without a constraint: of the way from the fastest student to the teacher's shape
-STEP, TRIES = 0.9, 10  # how a budget is lowered, and how often, while its answer is slower than it adds up to
+STEP, TRIES = 1.02, 50  # how the saving asked for grows, and how often, while an answer is slower than it adds up to
 
 Option = tuple[dict[str, Value], float]
 """Some genes changed together, and the sum of their damages."""
@@ -76,10 +76,10 @@ def _damages(prepared: Prepared, base: Genes) -> Damages:
 def _answers(
     known: Profile, base: Genes, slots: Sequence[Sequence[Option]], trade_off: Frontier, budget_ms: float
 ) -> Iterator[dict[str, Value]]:
-    """Yield the answer for a budget, then for lower and lower ones, while there is one."""
+    """Yield the answer for a budget, then for larger and larger savings, while there is one."""
     whole_ms = known.metrics(base)["latency_ms"]
     for attempt in range(TRIES + 1):
-        picks = trade_off.within(budget_ms * STEP**attempt - whole_ms)
+        picks = trade_off.within((budget_ms - whole_ms) * (STEP**attempt if budget_ms < whole_ms else 1))
         if picks is None:
             return
         chosen = [slot[pick][0] for slot, pick in zip(slots, picks, strict=True)]

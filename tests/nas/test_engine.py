@@ -165,6 +165,7 @@ def test_knapsack_seeds_follow_the_warm_start_once_also_after_interruptions(
 ) -> None:
     tiny_recipe["search"] = {"trials": 9, "profile_shapes": 10, "train": {"epochs": 0.1}, "knapsack": True}
     tiny_recipe["finalize"] = {"finalists": 1, "seeds": 1, "train": {"epochs": 0.1}}
+    tiny_recipe["data"]["max_train"] = 100
     stored = exact_profile(tiny_recipe, tmp_path / "profiled")
     straight, broken = (engine(tiny_recipe, tmp_path / name, Interrupted(0)) for name in ("straight", "broken"))
     for made in (straight, broken):

@@ -108,7 +108,9 @@ def test_seeds_keep_to_the_budget_and_lose_the_idle_layer_first(made: Candidates
     limits = [Constraint.parse(f"latency_ms <= {share}%")]
     base, profile = teacher_shape(made), known(made)
     assert base is not None
-    for genes in seeds(profile, base, without_work_in(made, idle), limits):
+    found = seeds(profile, base, without_work_in(made, idle), limits)
+    assert found or made.mode == "uniform"  # whose answer may be in the ladder
+    for genes in found:
         assert profile.metrics(genes)["latency_ms"] <= limits[0].limit(profile.teacher)
         assert profile.shortfall(genes, limits) <= 0
         assert not genes[f"keep_{idle}"] or genes[f"keep_{3 - idle}"]
