@@ -54,6 +54,11 @@ class Candidates:
         losses = [fixed for name, fixed in self._fixed.items() if COMPRESSORS.load(name).stage == "loss"]
         return any(float(fixed.get("hidden", math.inf)) > 0 for fixed in losses)  # not fixed: the search chooses
 
+    @property
+    def shape_genes(self) -> tuple[str, ...]:
+        """Return the genes of the shape; the others are knobs of compressors."""
+        return self._shapes.names
+
     def warm_start(self) -> list[dict[str, Value]]:
         """Return the first candidates of a search: teacher shape, smallest, a ladder; compression at its strongest.
 

@@ -33,6 +33,7 @@ from nas.retry import RetryingExecutor
 from nas.run_folder import RunFolder
 from nas.rungs import Rungs, in_words, stopped_at, trained_in_full
 from nas.search import Search
+from nas.seeds import knapsack_seeds
 from nas.strategies import check_search, make_sampler
 from nas.strategies.base import Strategy
 from nas.tracker import State, Tracker, TrialRun
@@ -80,6 +81,7 @@ class Engine:
             constraints = [Constraint.parse(text) for text in self.recipe.constraints]
             check_feasible(known, constraints, self.recipe.search.seed)
         with self._timed("search"):
+            self._plant(prepared, known, constraints)
             self._search(known, constraints)
         with self._timed("finalize"):
             students = Finalize(self.recipe, prepared, known, self.record, self.folder).run(
@@ -110,6 +112,21 @@ class Engine:
                 record.enqueue(prepared.candidates.space.complete(genes))
             record.set_attr("warm_start", len(first))
         return record
+
+    def _plant(self, prepared: Prepared, known: Profile, constraints: list[Constraint]) -> None:
+        """Put the seeds of a knapsack behind the warm start; they are found once a run."""
+        settings, n_first = self.recipe.search, int(self.record.attrs["warm_start"])
+        is_asked = settings.warm_start and settings.knapsack and settings.trials > n_first  # else none gets its turn
+        if is_asked and "knapsack" not in self.record.attrs:
+            started = time.monotonic()
+            objectives = [Objective.of(name) for name in self.recipe.objectives]
+            seeds = knapsack_seeds(prepared, known, objectives, constraints)
+            self.record.set_attr("knapsack", [known.candidates.space.complete(genes) for genes in seeds])
+            words = "; ".join(known.candidates.describe(genes) for genes in seeds) or "none beyond the warm start"
+            self.progress.say(f"knapsack seeds: {words} ({time.monotonic() - started:.1f} s)")
+        n_there = len(self.record.trials()) - n_first  # some may be there from an interrupted start
+        for genes in self.record.attrs.get("knapsack", [])[n_there:]:
+            self.record.enqueue(genes)
 
     def _search(self, known: Profile, constraints: list[Constraint]) -> None:
         """Run the search phase, mirroring every ended trial."""

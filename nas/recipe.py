@@ -107,6 +107,7 @@ class SearchSettings(Section):
     seed: int = Field(0, ge=0)
     profile_shapes: int = Field(32, ge=4, description="untrained students measured before the search")
     warm_start: bool = Field(True, description="begin with teacher shape, smallest, and a ladder of uniform shapes")
+    knapsack: bool = Field(False, description="then shapes of least summed damage at a latency; up to a minute")
     train: TrainSettings = TrainSettings(epochs=1.0)
     tolerance: float = Field(
         0.05, ge=0, lt=1, description="share by which a student, trained briefly here, may miss a bound on accuracy"

@@ -1,4 +1,5 @@
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ from transformers import BertForSequenceClassification
 import nas
 from nas.engine import Engine, check_names
 from nas.executor import Outcome, Task
+from nas.files import read_json, write_json
 from nas.inprocess import InProcessExecutor
 from nas.objectives import Constraint
 from nas.prepare import prepare
 from nas.progress import Silent
 from nas.recipe import Recipe
+from nas.record import Record
 from nas.run_folder import RunFolder
 from nas.student import manifest
 from nas.tracker import NullTracker, TrialRun
@@ -143,6 +146,67 @@ def test_an_interrupted_search_goes_on_where_it_stopped(tiny_recipe: dict[str, A
     ours, theirs = (e.record.trials((TrialState.COMPLETE,)) for e in (resumed, straight))
     assert len(ours) == 6
     assert [t.params for t in ours] == [t.params for t in theirs]
+
+
+def exact_profile(recipe: Mapping[str, Any], path: Path) -> Any:
+    """The profile of a device whose latency is a formula: real times of tiny models are noise."""
+    made = engine(recipe, path, Interrupted(0))
+    with pytest.raises(KeyboardInterrupt):
+        made.run()
+    candidates = prepare(made.recipe, made.folder, Silent()).candidates
+    stored = read_json(made.folder.profile)
+    for row in stored["rows"]:
+        row["median_ms"] = row["reference_ms"] = candidates.known(row["genes"], 8).macs / 1e5
+    return stored
+
+
+def test_knapsack_seeds_follow_the_warm_start_once_also_after_interruptions(
+    tiny_recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_recipe["search"] = {"trials": 9, "profile_shapes": 10, "train": {"epochs": 0.1}, "knapsack": True}
+    tiny_recipe["finalize"] = {"finalists": 1, "seeds": 1, "train": {"epochs": 0.1}}
+    tiny_recipe["data"]["max_train"] = 100
+    stored = exact_profile(tiny_recipe, tmp_path / "profiled")
+    straight, broken = (engine(tiny_recipe, tmp_path / name, Interrupted(0)) for name in ("straight", "broken"))
+    for made in (straight, broken):
+        write_json(made.folder.profile, stored)
+    with pytest.raises(KeyboardInterrupt):
+        straight.run()
+    seeds, n_first = straight.record.attrs["knapsack"], straight.record.attrs["warm_start"]
+    enqueue, left = Record.enqueue, iter(range(n_first + 1))
+
+    def enqueue_some(record: Record, params: Mapping[str, Any]) -> None:
+        if next(left, None) is None:  # the machine stops between two seeds
+            raise KeyboardInterrupt
+        enqueue(record, params)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Record, "enqueue", enqueue_some)
+        with pytest.raises(KeyboardInterrupt):
+            broken.run()
+    for executor in (Interrupted(1), None):
+        resumed = engine(tiny_recipe, tmp_path / "broken", executor)
+        with pytest.raises(KeyboardInterrupt) if executor else nullcontext():
+            resumed.run()
+    for made in (straight, resumed):
+        enqueued = [t.system_attrs["fixed_params"] for t in made.record.trials() if "fixed_params" in t.system_attrs]
+        assert len(seeds) >= 2
+        assert enqueued[n_first:] == made.record.attrs["knapsack"] == seeds
+    assert resumed.record.trials()[n_first].params == seeds[0]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"knapsack": False}, {"warm_start": False}, {"trials": 2}], ids=["off", "cold", "no turn left"]
+)
+def test_no_knapsack_is_solved_whose_seeds_nobody_asks_for(
+    tiny_recipe: dict[str, Any], tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    search = {"trials": 8, "profile_shapes": 4, "train": {"epochs": 0.1}, "knapsack": True}
+    tiny_recipe["search"] = {**search, **changes}
+    made = engine(tiny_recipe, tmp_path / "run", Interrupted(0))
+    with pytest.raises(KeyboardInterrupt):
+        made.run()
+    assert "knapsack" not in made.record.attrs
 
 
 def test_a_diverging_search_stops_early_with_the_shared_cause(tiny_recipe: dict[str, Any], tmp_path: Path) -> None:
