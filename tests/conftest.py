@@ -27,12 +27,13 @@ def needs_data(name: str) -> Path:
     return path
 
 
+torch.set_num_threads(1)  # for fixtures that outlive a test, too: sums over threads are not exact
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
     yield
-    torch.set_num_threads(before)
+    torch.set_num_threads(1)
 
 
 def tiny_config(**changes: object) -> BertConfig:

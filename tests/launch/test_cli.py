@@ -14,6 +14,7 @@ from launch.cli import app
 from nas.run_folder import RunFolder
 from nas.strategies import OPTUNA_SAMPLERS, STRATEGIES
 
+EVOLVED = ("--set", "search.strategy=evolution")
 COMMANDS = ("search", "resume", "report", "export", "recipe", "strategies", "doctor")
 
 
@@ -81,8 +82,8 @@ def test_a_run_folder_with_a_search_is_not_overwritten(recipe_file: Path, tmp_pa
         (["resume", "/nowhere"], "holds no recipe.yaml"),
         (["report", "/nowhere"], "holds no recipe.yaml"),
         (["export", "/nowhere"], "holds no recipe.yaml"),
-        (["search", "quickstart", "--set", "search.options.population=25"], "at most search.trials = 14"),
-        (["search", "quickstart", "--set", "search.options.populatoin=2"], "Did you mean 'population'"),
+        (["search", "quickstart", *EVOLVED, "--set", "search.options.population=25"], "at most search.trials = 14"),
+        (["search", "quickstart", *EVOLVED, "--set", "search.options.populatoin=2"], "Did you mean 'population'"),
         (["strategies", "evolutoin"], "Did you mean 'evolution'"),
         (["recipe", "quickstrat"], "Did you mean 'quickstart'"),
     ],
