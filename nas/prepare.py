@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from compressors.importance import score_importance
@@ -27,7 +28,7 @@ from nas.progress import Progress, Snapshot
 from nas.recipe import Recipe, TeacherSettings
 from nas.run_folder import RunFolder
 from nas.teacher import Teacher, fine_tune, load_teacher, save_teacher, teacher_labels
-from search_spaces.errors import ConfigError
+from search_spaces.errors import ConfigError, StateError
 from search_spaces.seeding import rng_for
 
 OUTPUTS, FINE_TUNING = "teacher outputs", "fine-tuning"  # the slow parts as a person sees them
@@ -169,7 +170,10 @@ def _importance(teacher: Teacher, train: Tokens, folder: RunFolder, seed: int) -
     """Return the scores of the teacher's units, on training rows only; kept, for sums over threads are not exact."""
     path = folder.teacher / f"importance-{teacher.fingerprint[:16]}.safetensors"
     if path.exists():
-        kept: dict[str, np.ndarray] = load(path.read_bytes())
+        try:
+            kept: dict[str, np.ndarray] = load(path.read_bytes())
+        except SafetensorError as error:
+            raise StateError(f"{path}: is damaged ({error}). Delete it to have it made again.") from None
         return kept
     scores = score_importance(teacher.model, _scoring_batches(train, seed), "first_order").to_arrays()
     atomic_write(path, save(scores))

@@ -9,6 +9,7 @@ from nas.prepare import Prepared, prepare
 from nas.progress import Silent
 from nas.recipe import Recipe
 from nas.run_folder import RunFolder
+from search_spaces.errors import StateError
 
 
 @pytest.fixture
@@ -38,6 +39,14 @@ def test_a_resumed_search_has_the_importance_it_began_with(recipe, tmp_path):
     assert all(np.array_equal(first[name], again[name]) for name in first)
     path.write_bytes(save({name: scores + 1 for name, scores in load(path.read_bytes()).items()}))
     assert np.array_equal(prepared(recipe, tmp_path).bundle.importance["hidden"], first["hidden"] + 1)
+
+
+def test_damaged_importance_is_named(recipe, tmp_path):
+    prepared(recipe, tmp_path)
+    (path,) = (tmp_path / "teacher").glob("importance-*.safetensors")
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(StateError, match=rf"{path.name}: is damaged"):
+        prepared(recipe, tmp_path)
 
 
 def test_the_teacher_is_scored_once_on_every_split_there_is(recipe, tmp_path):
