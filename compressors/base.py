@@ -1,19 +1,40 @@
 """What every compressor is: knobs declared as dimensions, a stage, and a report of what it did.
 
-A compressor belongs to one of three stages. ``loss`` gives the loss of the training loop, ``training`` acts between
-optimiser steps (pruning on a schedule), ``artefact`` rewrites the exported model (quantization).
+A compressor acts at one of four stages. ``model`` makes another model of a trained one (pruning at once, low rank,
+sharing), ``loss`` gives the loss of a training run, ``training`` acts between its optimiser steps (pruning on a
+schedule, quantization-aware training), ``artefact`` rewrites the exported model (quantization).
+
+Its phase says what may follow what in a recipe: ``structure`` changes shapes, ``weights`` sets single weights to zero,
+``bits`` leaves values that fit few bits, which every later change would undo. A recipe's phases never go back;
+``learning`` fits anywhere before ``bits``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from search_spaces.space import Space
 
-Stage = Literal["loss", "training", "artefact"]
+Stage = Literal["model", "loss", "training", "artefact"]
+Phase = Literal["structure", "weights", "learning", "bits"]
+Sample = tuple[tuple[Tensor, ...], Tensor]
+"""Inputs of a model, each ``(rows, ...)`` (of a text encoder ids, mask and types), and ``(rows,)`` int64 labels."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a compressor may look at besides the model.
+
+    Attributes:
+        batches: Some hundred rows of the *training* split, for scores and calibration.
+        seed: Of every random choice.
+    """
+
+    batches: Sequence[Sample]
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -49,10 +70,19 @@ class Report:
 
 @runtime_checkable
 class Compressor(Protocol):
-    """A method with its knobs bound: ``COMPRESSORS.load(name)(**knobs)``; every knob has a default."""
+    """A method with its knobs bound: ``COMPRESSORS.load(name)(**knobs)``; every knob has a default.
+
+    Attributes:
+        name: Its row of the table.
+        suits: What it does and what it is good for, in one line of at most 100 letters.
+        stage: When it acts.
+        phase: What may follow it.
+    """
 
     name: ClassVar[str]
+    suits: ClassVar[str]
     stage: ClassVar[Stage]
+    phase: ClassVar[Phase]
 
     @classmethod
     def space(cls) -> Space:
@@ -64,15 +94,50 @@ class Compressor(Protocol):
         ...
 
 
+class ModelCompressor(Compressor, Protocol):
+    """Makes another model of a model."""
+
+    def apply(self, model: nn.Module, material: Material) -> nn.Module:
+        """Return the compressed model in evaluation mode; it shares no memory with the argument, which is not changed.
+
+        Args:
+            model: Called with the inputs of a sample it returns ``(rows, labels)`` logits.
+            material: Rows to score or calibrate on.
+
+        Raises:
+            ConfigError: Nothing in the model can be compressed so; names the layers there are.
+        """
+        ...
+
+
 class TrainingCompressor(Compressor, Protocol):
-    """Acts between the optimiser steps of one training run; it owns the student it was given by `begin`."""
+    """Acts in one training run; `Inner` has the calls that most leave out.
+
+    What computes is a twin of the student: the trained weights, rounded to the number type of the machine and then
+    rewritten by the compressors. Gradients of the twin's weights become those of the student's, which is the
+    straight-through estimator (Bengio et al. 2013, https://arxiv.org/abs/1308.3432).
+
+    Attributes:
+        rewrites: Whether `rewrite` does anything; without, the student itself may be what computes.
+    """
+
+    rewrites: ClassVar[bool]
 
     def begin(self, student: nn.Module, n_steps: int) -> None:
-        """Take the student in hand before the first of ``n_steps`` steps."""
+        """Take the student in hand before the first of ``n_steps`` steps; parameters added here are trained."""
+        ...
+
+    def rewrite(self, twin: nn.Module) -> None:
+        """Change what computes, after it got the student's weights: at the beginning and after every step.
+
+        Args:
+            twin: Has the student's modules. Its weights are overwritten before every call; hooks stay, unless a
+                compressor replaced parameters, which makes a new twin.
+        """
         ...
 
     def after_backward(self, step: int) -> None:
-        """Read gradients before the optimiser uses them; ``step`` counts from 0."""
+        """Read or change the student's gradients before the optimiser uses them; ``step`` counts from 0."""
         ...
 
     def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> bool:
@@ -81,6 +146,33 @@ class TrainingCompressor(Compressor, Protocol):
         A compressor that replaces a parameter also moves the parameter's optimiser state, sliced alike.
         """
         ...
+
+    def end(self) -> None:
+        """Leave the student as it is to be kept: with the weights that computed, and nothing else."""
+        ...
+
+
+class Inner:
+    """A training compressor that does nothing."""
+
+    stage: ClassVar[Literal["training"]] = "training"
+    rewrites: ClassVar[bool] = False
+
+    def begin(self, student: nn.Module, n_steps: int) -> None:
+        """Do nothing; see `TrainingCompressor`, as for all below."""
+
+    def rewrite(self, twin: nn.Module) -> None:
+        """Do nothing."""
+
+    def after_backward(self, step: int) -> None:
+        """Do nothing."""
+
+    def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> bool:
+        """Replace nothing."""
+        return False
+
+    def end(self) -> None:
+        """Do nothing."""
 
 
 class ArtefactCompressor(Compressor, Protocol):

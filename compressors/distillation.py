@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compressors.base import Report
+from compressors.base import Phase, Report
 from search_spaces.dimensions import Choice
 from search_spaces.errors import ConfigError, StateError
 from search_spaces.families.encoder_model import TextEncoder
@@ -29,7 +29,9 @@ class Distillation:
     """
 
     name: ClassVar[str] = "distillation"
+    suits: ClassVar[str] = "learns from labels and the teacher's outputs and hidden states: lets a small model keep up"
     stage: ClassVar[Literal["loss"]] = "loss"
+    phase: ClassVar[Phase] = "learning"
 
     def __init__(self, alpha: float = 0.1, temperature: float = 2.0, hidden: float = 0.0) -> None:
         """Bind the knobs.

@@ -19,14 +19,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from compressors.base import Sample
 from search_spaces.errors import DataError
 from search_spaces.families.encoder_model import TextEncoder
 from search_spaces.families.importance import Importance
 from search_spaces.registry import unknown_name
 
 Criterion = Literal["first_order", "magnitude", "activation"]
-Sample = tuple[tuple[Tensor, Tensor, Tensor], Tensor]
-"""``(input_ids, attention_mask, token_type_ids)``, each ``(rows, tokens)``, and ``(rows,)`` labels."""
 
 
 def score_importance(model: TextEncoder, batches: Iterable[Sample], criterion: Criterion = "first_order") -> Importance:

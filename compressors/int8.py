@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from compressors.base import Change, Report, Skip
+from compressors.base import Change, Phase, Report, Skip
 from search_spaces.dimensions import Choice
 from search_spaces.errors import ConfigError
 from search_spaces.space import Condition, Space
@@ -27,7 +27,9 @@ class DynamicInt8:
     """
 
     name: ClassVar[str] = "int8"
+    suits: ClassVar[str] = "8-bit weights, activations scaled as they come: needs no data, faster on nearly every CPU"
     stage: ClassVar[Literal["artefact"]] = "artefact"
+    phase: ClassVar[Phase] = "bits"
 
     def __init__(self, enabled: bool = True, per_channel: bool = True) -> None:
         """Bind the knobs.

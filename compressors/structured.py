@@ -8,12 +8,12 @@ Knows encoders and optimisers; not losses, not the search.
 """
 
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from compressors.base import Change, Report, Skip
+from compressors.base import Change, Inner, Phase, Report, Skip
 from compressors.schedule import cubic
 from compressors.units import Cut, block_units, cut_parameter, head_scores, neuron_scores
 from search_spaces.dimensions import Choice
@@ -27,7 +27,7 @@ SCORE_EVERY = 4  # steps; scores move slowly and cost a pass over the weights
 MEMORY = 0.9  # of the moving average of scores
 
 
-class StructuredPruning:
+class StructuredPruning(Inner):
     """Cut heads and FFN neurons of a student to a target shape while it is trained.
 
     Source: Zhu and Gupta 2017, https://arxiv.org/abs/1710.01878 (schedule); Hou et al. 2020 (DynaBERT),
@@ -35,7 +35,8 @@ class StructuredPruning:
     """
 
     name: ClassVar[str] = "structured_pruning"
-    stage: ClassVar[Literal["training"]] = "training"
+    suits: ClassVar[str] = "cuts heads and neurons while the student learns: smaller and really faster everywhere"
+    phase: ClassVar[Phase] = "structure"
 
     def __init__(self, schedule: str = "oneshot", criterion: str = "first_order", end: float = 0.5) -> None:
         """Bind the knobs.

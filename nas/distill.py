@@ -85,6 +85,8 @@ def distill(
         _freeze_embeddings(student, settings.train_embeddings)
         run = _Run(student, tokens, teacher, settings, loss, list(compressors), n_steps)
         epochs = _train(run, seed, on_step, n_before)
+        for compressor in compressors:
+            compressor.end()
     student.zero_grad(set_to_none=True)
     student.requires_grad_(True).eval()
     return epochs
@@ -131,7 +133,7 @@ class _Run:
             compressor.begin(student, n_steps)
         rows = settings.batch_size * max(1, round(float(tokens.lengths.mean())))
         self.dtype = precision.choose(settings.precision, rows, student.config.hidden, self.device)
-        self.copy = precision.Copy(student, self.dtype)
+        self.copy = self._copied()
         states = None if teacher is None else teacher.states
         self.extra = loss.begin(student, None if states is None else states.shape[-1])
         self.optimizer = _optimizer(student, self.extra, settings)
@@ -186,8 +188,12 @@ class _Run:
             parameter.grad = None
         replaced = [compressor.after_step(step, self.optimizer) for compressor in self.compressors]
         if any(replaced):
-            self.copy = precision.Copy(self.student, self.dtype)
+            self.copy = self._copied()
         self.copy.push_weights()
+
+    def _copied(self) -> precision.Copy:
+        """Return what computes."""
+        return precision.Copy(self.student, self.dtype, [c.rewrite for c in self.compressors if c.rewrites])
 
 
 def n_batches(n_rows: int, settings: TrainSettings) -> int:

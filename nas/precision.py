@@ -5,6 +5,7 @@ Knows modules and clocks; not losses, not data.
 
 import copy
 import time
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Literal
 
@@ -63,16 +64,25 @@ class Copy:
     Source: Micikevicius et al. 2018, https://arxiv.org/abs/1710.03740, sec. 3.1 (master weights).
     """
 
-    def __init__(self, student: nn.Module, dtype: torch.dtype) -> None:
-        """Make the copy; it trains exactly the parameters of the student that require a gradient."""
-        self._student = student
-        self._is_twin = dtype != torch.float32
+    def __init__(
+        self, student: nn.Module, dtype: torch.dtype, rewrites: Sequence[Callable[[nn.Module], None]] = ()
+    ) -> None:
+        """Make the copy; it trains exactly the parameters of the student that require a gradient.
+
+        Args:
+            student: Keeps the float32 weights.
+            dtype: What the copy computes in.
+            rewrites: Called with the copy after it got new weights, in this order; any makes it a twin.
+        """
+        self._student, self._rewrites = student, rewrites
+        self._is_twin = dtype != torch.float32 or bool(rewrites)
         self.model = copy.deepcopy(student).to(dtype) if self._is_twin else student
         self._masters: list[Tensor] = [p for p in student.parameters() if p.requires_grad]
         self._twins: list[Tensor] = [p for p in self.model.parameters() if p.requires_grad]
         if self._is_twin:
             for master in self._masters:
                 master.grad = torch.zeros_like(master)
+        self._rewrite()
 
     def pull_gradients(self) -> None:
         """Give the student the gradients that the copy has, and clear the copy's."""
@@ -89,8 +99,14 @@ class Copy:
         if self._is_twin:
             with torch.no_grad():
                 torch._foreach_copy_(self._twins, self._masters)
+            self._rewrite()
         else:
             self.model.zero_grad(set_to_none=True)
+
+    def _rewrite(self) -> None:
+        """Let others change the weights that compute."""
+        for rewrite in self._rewrites:
+            rewrite(self.model)
 
 
 def _gradient(parameter: Tensor) -> Tensor:
