@@ -9,10 +9,11 @@ Its phase says what may follow what in a recipe: ``structure`` changes shapes, `
 ``learning`` fits anywhere before ``bits``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +23,9 @@ Stage = Literal["model", "loss", "training", "artefact"]
 Phase = Literal["structure", "weights", "learning", "bits"]
 Sample = tuple[tuple[Tensor, ...], Tensor]
 """Inputs of a model, each ``(rows, ...)`` (of a text encoder ids, mask and types), and ``(rows,)`` int64 labels."""
+
+Run = Callable[[bytes], Iterator[Mapping[str, np.ndarray]]]
+"""Runs an ONNX model on calibration rows of the *training* split and yields its outputs by name, batch by batch."""
 
 
 @dataclass(frozen=True)
@@ -178,6 +182,14 @@ class Inner:
 class ArtefactCompressor(Compressor, Protocol):
     """Rewrites an exported ONNX model."""
 
-    def apply(self, artefact: bytes) -> bytes:
-        """Return the compressed model; the argument is not changed."""
+    def apply(self, artefact: bytes, run: Run | None = None) -> bytes:
+        """Return the compressed model; the argument is not changed.
+
+        Args:
+            artefact: An ONNX file.
+            run: For a method that has to see activations.
+
+        Raises:
+            ConfigError: Nothing in the model can be compressed so, or ``run`` is missing where it is needed.
+        """
         ...

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from compressors.base import Change, Phase, Report, Skip
+from compressors.base import Change, Phase, Report, Run, Skip
 from search_spaces.dimensions import Choice
 from search_spaces.errors import ConfigError
 from search_spaces.space import Condition, Space
@@ -51,8 +51,8 @@ class DynamicInt8:
             {"per_channel": Condition("enabled", (True,))},
         )
 
-    def apply(self, artefact: bytes) -> bytes:
-        """Return the quantized model; the argument is not changed.
+    def apply(self, artefact: bytes, run: Run | None = None) -> bytes:
+        """Return the quantized model; the argument is not changed, ``run`` is not needed.
 
         Raises:
             ConfigError: The model holds nothing that can be quantized.
