@@ -8,6 +8,7 @@ COMPRESSORS = Table(
         "distillation": "compressors.distillation:Distillation",
         "structured_pruning": "compressors.structured:StructuredPruning",
         "weight_pruning": "compressors.weights:WeightPruning",
+        "tuning": "compressors.tuning:Tuning",
         "int8": "compressors.int8:DynamicInt8",
     },
 )

@@ -115,6 +115,7 @@ def train_student(task: Task, bundle: Bundle) -> dict[str, Any]:
         "curves": {
             "loss": [epoch.loss for epoch in epochs],
             "sentences_per_s": [epoch.sentences_per_s for epoch in epochs],
+            "teacher_share": [epoch.teacher_share for epoch in epochs],
         },
         "reports": [compressor.report().to_json() for compressor in compressors],
         "architecture": Architecture(architecture.layers, student.config).to_json(),
@@ -199,6 +200,7 @@ def _train(
         seed=int(task.spec["seed"]),
         loss=_loss(compressors),
         compressors=[cast(TrainingCompressor, c) for c in compressors if c.stage == "training"],
+        live=workbench(bundle).teacher,
         n_before=math.ceil(rung.begin * whole.epochs * n_batches(len(bundle.train), whole)),
     )
 
