@@ -11,7 +11,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from compressors.terms import scaled_products
-from search_spaces.families.encoder_model import Layer, TextEncoder
+from search_spaces.families.encoder_model import Layer
 
 
 class Need(Flag):
@@ -80,15 +80,17 @@ class Answers:
         return layer, self.states[:-1][index]
 
 
-def ask(model: TextEncoder, batch: Sequence[Tensor], needs: Need) -> Answers:
+def ask(model: nn.Module, batch: Sequence[Tensor], needs: Need) -> Answers:
     """Return what a model says of a batch.
 
     Args:
-        model: In the mode and number type it is to compute in.
+        model: A `TextEncoder` in the mode and number type it is to compute in.
         batch: Ids, mask and types, ``(rows, tokens)`` int64 each.
         needs: With ``STATES`` also the hidden states, for which the last layer computes all tokens.
     """
     if Need.STATES not in needs:
         return Answers(model(*batch).float())
     logits, states = model(*batch, hidden_states=True)
-    return Answers(logits.float(), states=states, layers=model.layers)
+    layers = model.layers
+    assert isinstance(layers, nn.ModuleList)
+    return Answers(logits.float(), states=states, layers=layers)

@@ -48,8 +48,9 @@ def scaled_products(queries: Tensor, keys: Tensor, heads: int) -> Tensor:
 
     Source: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, eq. 1, before the softmax.
     """
-    q, k = (x.float().unflatten(-1, (heads, -1)).transpose(1, 2) for x in (queries, keys))
-    return q @ k.transpose(2, 3) * q.shape[-1] ** -0.5
+    q, k = (x.float().view(*x.shape[:2], heads, -1).transpose(1, 2) for x in (queries, keys))
+    products: Tensor = q @ k.transpose(2, 3) * q.shape[-1] ** -0.5
+    return products
 
 
 def attention_distance(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:

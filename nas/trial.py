@@ -112,11 +112,7 @@ def train_student(task: Task, bundle: Bundle) -> dict[str, Any]:
     result: dict[str, Any] = {
         "metrics": metrics,
         "score": score,
-        "curves": {
-            "loss": [epoch.loss for epoch in epochs],
-            "sentences_per_s": [epoch.sentences_per_s for epoch in epochs],
-            "teacher_share": [epoch.teacher_share for epoch in epochs],
-        },
+        "curves": _curves(epochs),
         "reports": [compressor.report().to_json() for compressor in compressors],
         "architecture": Architecture(architecture.layers, student.config).to_json(),
         "seconds": clock.laps,
@@ -203,6 +199,16 @@ def _train(
         live=workbench(bundle).teacher,
         n_before=math.ceil(rung.begin * whole.epochs * n_batches(len(bundle.train), whole)),
     )
+
+
+def _curves(epochs: Sequence[Epoch]) -> dict[str, list[float]]:
+    """Return what is drawn over the epochs; ``teacher_share`` of the time only where the teacher ran along."""
+    curves = {
+        "loss": [epoch.loss for epoch in epochs],
+        "sentences_per_s": [epoch.sentences_per_s for epoch in epochs],
+    }
+    shares = [epoch.teacher_share for epoch in epochs]
+    return {**curves, "teacher_share": shares} if any(shares) else curves
 
 
 def _loss(compressors: Sequence[Compressor]) -> Distillation:

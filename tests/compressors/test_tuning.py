@@ -238,6 +238,20 @@ def test_weights_that_are_cut_while_they_are_held_are_refused(knobs):
         tuned(Tuning(**knobs), others=[pruning], student=student)
 
 
+@pytest.mark.parametrize("mode", ["bias", "last_k"])
+def test_units_of_weights_that_do_not_learn_are_cut_by_magnitude_only(mode):
+    target = encoder(heads=(2, 2), ffn=(32, 32)).config
+    for criterion in ("magnitude", "first_order"):
+        pruning, student = StructuredPruning("cubic", criterion), encoder()
+        pruning.aim(target)
+        if criterion == "magnitude":
+            tuned(Tuning(mode), others=[pruning], student=student)
+            assert student.config == target
+            continue
+        with pytest.raises(StateError, match=r"a weight of shape \(32, 32\) has no gradient.*magnitude"):
+            tuned(Tuning(mode), others=[pruning], student=student)
+
+
 @pytest.mark.parametrize(
     ("knobs", "message"),
     [

@@ -228,7 +228,7 @@ def test_training_with_a_term_lowers_it(name, layer_map, precision):
     loss = Distillation(live=True, layer_map=layer_map, **{name: 1000.0})  # so that the logits hardly count
     run = settings(epochs=8, precision=precision)
     epochs = distill(student, tokens, teaching(tokens), run, seed=0, loss=loss, live=teacher)
-    assert distance(student, teacher, tokens, name, layer_map) < 0.8 * first
+    assert distance(student, teacher, tokens, name, layer_map) < 0.9 * first
     assert epochs[-1].loss < epochs[0].loss
     assert all(0 < epoch.teacher_share < 1 for epoch in epochs)
     assert all(torch.equal(tensor, before[key]) for key, tensor in teacher.state_dict().items())

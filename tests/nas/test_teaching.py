@@ -67,8 +67,8 @@ def test_a_trial_runs_the_teacher_of_its_bundle_where_the_recipe_lets_it(
     genes |= {"tuning.targets": "all", "tuning.l2": 0.0, "tuning.l1": 0.0, "tuning.l2_sp": 0.1}
     train = TrainSettings(epochs=0.5, share=0.5).model_dump()
     result = train_student(Task("t", "train", {"genes": genes, "seed": 0, "train": train, "deliver": False}), bundle)
-    (share,) = result["curves"]["teacher_share"]
-    assert (share > 0) == live
+    assert ("teacher_share" in result["curves"]) == live
+    assert all(0 < share < 1 for share in result["curves"].get("teacher_share", ()))
     reports = {report["compressor"]: report for report in result["reports"]}
     assert reports["distillation"]["figures"]["live"] == live
     assert reports["tuning"]["figures"]["learned"] < 0.5 * reports["tuning"]["figures"]["parameters"]
