@@ -9,5 +9,8 @@ COMPRESSORS = Table(
         "structured_pruning": "compressors.structured:StructuredPruning",
         "weight_pruning": "compressors.weights:WeightPruning",
         "int8": "compressors.int8:DynamicInt8",
+        "static_int8": "compressors.static_int8:StaticInt8",
+        "weights_4bit": "compressors.weights_4bit:FourBitWeights",
+        "half": "compressors.half:Half",
     },
 )
