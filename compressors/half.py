@@ -89,6 +89,7 @@ class _Rewrite(GraphRewrite):
             else:
                 self.skipped.append(Skip(name, why_not))
         self.nodes += list(self.graph.node)
+        self.skipped.append(Skip("latency", "constants are cast to float32 while loading: smaller, not faster"))
 
     def nothing_changed(self) -> ConfigError:
         """Return the error of a graph without large constants."""

@@ -2,8 +2,10 @@
 
 Knows ONNX; not sessions, not models in torch.
 
-The graph is written in ONNX Runtime's integer operators, which is what its optimizer makes of a QDQ graph, but with
-the biases inside. Residuals, LayerNorm and activation functions stay float32.
+The graph is written in ONNX Runtime's integer operators with the biases inside; residuals, LayerNorm and activation
+functions stay float32. Measured in turns on one EPYC core at batch 1 and 25 tokens (5th percentiles of 1185 calls; 2
+layers, hidden 384, FFN 768): float32 0.735 ms, dynamic int8 0.311 ms, this 0.307 ms, ``QLinearMatMul`` 0.318 ms, QDQ
+around the inputs and outputs of products 0.332 ms, around the inputs only 0.574 ms.
 """
 
 from typing import ClassVar
@@ -31,7 +33,7 @@ class StaticInt8(GraphCompressor):
     """
 
     name: ClassVar[str] = "static_int8"
-    suits: ClassVar[str] = "8-bit weights and activations with ranges found on training rows: the fastest int8 here"
+    suits: ClassVar[str] = "8-bit weights, ranges of activations fixed on training rows: a little faster than int8"
 
     def __init__(
         self, enabled: bool = True, calibration: str = "min_max", per_channel: bool = True, exclude: str = ""
@@ -60,7 +62,7 @@ class StaticInt8(GraphCompressor):
             "enabled": Choice((False, True)),
             "calibration": Choice(tuple(RANGES)),
             "per_channel": Choice((True, False)),
-            "exclude": Choice(("", "head.*", "*.down.*")),
+            "exclude": Choice(("", "head.*")),
         }
         return Space(knobs, {name: Condition("enabled", (True,)) for name in knobs if name != "enabled"})
 

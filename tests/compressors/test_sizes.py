@@ -100,6 +100,14 @@ def test_our_own_artefacts_have_all_parameters_and_the_bits_that_were_asked_for(
     assert 0 < after.compressed_bytes < after.size_bytes < before.size_bytes
 
 
+def test_scales_stored_in_half_precision_are_still_no_parameters() -> None:
+    packed = FourBitWeights(block=16).apply(artefact())
+    before, after = sizes_of_artefact(packed), sizes_of_artefact(Half().apply(packed))
+    assert after.parameters == before.parameters
+    assert after.nonzeros == before.nonzeros
+    assert after.bits_per_weight < before.bits_per_weight
+
+
 def test_the_artefact_of_a_module_has_the_parameters_of_the_module() -> None:
     assert sizes_of_artefact(artefact()).parameters == sizes_of_module(encoder()).parameters
 

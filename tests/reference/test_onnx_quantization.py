@@ -158,7 +158,7 @@ def batches(tokens: Tokens, size: int) -> Iterator[np.ndarray]:
 def test_the_dynamic_artefact_of_a_real_teacher_scores_as_its_simulation_in_torch() -> None:
     folder = needs_data("text/sst2")
     teacher, _ = load_teacher(TeacherSettings(model=str(needs_data("teachers/sst2-minilm"))), ("negative", "positive"))
-    data = load_data(DataSettings(source=str(folder / "train.csv.gz"), max_train=1500), 0)
+    data = load_data(DataSettings(source=str(folder / "train.csv.gz"), max_train=800), 0)
     tokens = tokenize(teacher.tokenizer, data.train, 64)
     model = teacher.model
     exact = DEVICE.predict(DEVICE.export(model), tokens, 8)
