@@ -10,5 +10,8 @@ COMPRESSORS = Table(
         "weight_pruning": "compressors.weights:WeightPruning",
         "tuning": "compressors.tuning:Tuning",
         "int8": "compressors.int8:DynamicInt8",
+        "static_int8": "compressors.static_int8:StaticInt8",
+        "weights_4bit": "compressors.weights_4bit:FourBitWeights",
+        "half": "compressors.half:Half",
     },
 )

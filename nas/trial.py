@@ -6,13 +6,14 @@ Runs on a worker. Pure: a task and the bundle in, JSON and bytes out; the same t
 import itertools
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
 import torch
 from safetensors.torch import save
 
-from compressors.base import ArtefactCompressor, Compressor, TrainingCompressor
+from compressors.base import ArtefactCompressor, Compressor, Run, TrainingCompressor
 from compressors.distillation import Distillation
 from compressors.structured import StructuredPruning
 from nas.bundle import Bundle
@@ -30,7 +31,11 @@ from search_spaces.errors import DivergedError
 from search_spaces.families.encoder_model import EncoderConfig, TextEncoder
 from search_spaces.families.importance import Importance
 from search_spaces.families.text_encoder import Architecture
+from search_spaces.seeding import rng_for
 from search_spaces.space import Genes
+
+CALIBRATION_ROWS = 256  # that show the activations of a trained student; an untrained one needs its latency only
+CALIBRATION_BATCH = 32
 
 
 class Workbench:
@@ -47,11 +52,18 @@ class Workbench:
         self.candidates = Candidates(self.recipe, config)
         self.device: Device = DEVICES.load(self.recipe.device.name)(self.recipe.device)
         self.reference = self.device.export(self.teacher)
+        rows = rng_for(self.recipe.search.seed, "calibration").permutation(len(bundle.train))[:CALIBRATION_ROWS]
+        self.calibration = bundle.train.subset(rows)
 
     def build(self, architecture: Architecture) -> TextEncoder:
         """Return an untrained student that inherits the teacher's most important units."""
         student: TextEncoder = self.candidates.family.build(self.teacher, architecture, self.importance)
         return student
+
+    def runner(self, n_rows: int) -> Run:
+        """Return what runs an artefact on up to ``n_rows`` calibration rows, all of the training split."""
+        tokens = self.calibration.subset(np.arange(min(n_rows, len(self.calibration))))
+        return partial(self.device.outputs, tokens=tokens, batch=CALIBRATION_BATCH)
 
 
 _BENCHES: dict[str, Workbench] = {}
@@ -96,7 +108,7 @@ def train_student(task: Task, bundle: Bundle) -> dict[str, Any]:
     clock.lap("build")
     epochs = _train(student, task, bundle, compressors, rung) if rung.end else []
     clock.lap("train")
-    artefact = compress(bench.device.export(student.eval()), compressors)
+    artefact = compress(bench.device.export(student.eval()), compressors, bench.runner(CALIBRATION_ROWS))
     clock.lap("export")
     metrics = {
         "accuracy": _accuracy(bench, artefact, bundle.validation),
@@ -151,11 +163,11 @@ def measure_shapes(task: Task, bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def compress(artefact: bytes, compressors: Sequence[Compressor]) -> bytes:
-    """Return the exported model after every compressor of the artefact stage, in order."""
+def compress(artefact: bytes, compressors: Sequence[Compressor], run: Run | None = None) -> bytes:
+    """Return the exported model after every compressor of the artefact stage, in order; ``run`` shows activations."""
     for compressor in compressors:
         if compressor.stage == "artefact":
-            artefact = cast(ArtefactCompressor, compressor).apply(artefact)
+            artefact = cast(ArtefactCompressor, compressor).apply(artefact, run)
     return artefact
 
 
@@ -165,10 +177,11 @@ def _untrained(bench: Workbench, candidates: Sequence[Genes]) -> list[bytes]:
     Candidates of one shape, which follow each other, share its export.
     """
     artefacts: list[bytes] = []
+    run = bench.runner(1)
     by_shape = itertools.groupby(candidates, key=bench.candidates.architecture)
     for architecture, alike in by_shape:
         exported = bench.device.export(bench.build(architecture))
-        artefacts += [compress(exported, bench.candidates.compressors(genes)) for genes in alike]
+        artefacts += [compress(exported, bench.candidates.compressors(genes), run) for genes in alike]
     return artefacts
 
 

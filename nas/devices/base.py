@@ -3,7 +3,7 @@
 Knows no runtime; those are rows of ``nas.devices.DEVICES``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -110,6 +110,19 @@ class Device(Protocol):
             artefact: An exported model.
             tokens: ``n`` rows.
             batch: Rows of a call at most; rows of a call have equal length, so nothing is padded.
+
+        Raises:
+            DeviceError: The runtime refuses the artefact or an input.
+        """
+        ...
+
+    def outputs(self, artefact: bytes, tokens: "Tokens", batch: int) -> Iterator[Mapping[str, np.ndarray]]:
+        """Yield all outputs of an artefact by name, call by call; a compressor adds what it wants to see to them.
+
+        Args:
+            artefact: An exported model.
+            tokens: Rows; those of a call have equal length.
+            batch: Rows of a call at most.
 
         Raises:
             DeviceError: The runtime refuses the artefact or an input.
