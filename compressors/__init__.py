@@ -8,6 +8,9 @@ COMPRESSORS = Table(
         "distillation": "compressors.distillation:Distillation",
         "structured_pruning": "compressors.structured:StructuredPruning",
         "weight_pruning": "compressors.weights:WeightPruning",
+        "fake_quantization": "compressors.fake_quantization:FakeQuantization",
+        "quantization_aware": "compressors.quantization_aware:QuantizationAware",
+        "mixed_precision": "compressors.mixed_precision:MixedPrecision",
         "int8": "compressors.int8:DynamicInt8",
     },
 )
