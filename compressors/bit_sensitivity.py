@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from compressors.base import Sample
 
-SENSITIVITIES = ("kl", "loss", "fisher")
+SENSITIVITIES = ("fisher", "kl", "loss")
 
 Rounded = Callable[[Tensor, int], Tensor]
 """Returns the weights rounded to some bits in a new tensor."""

@@ -113,25 +113,18 @@ class FakeQuantization:
             self._report = Report(self.name, skipped=(Skip("model", "scope is none"),))
             return result
         weights = quantizable(self.name, result, self.embeddings)
-        changed, packed, skipped = [], {}, []
         layers = [name for name in weights if isinstance(result.get_submodule(name), LAYERS)]
+        has_inputs = self.scope in ("activations", "both")
         # before the weights are rounded: ranges are those of the model as it was trained
-        is_calibrated = self.scope in ("activations", "both") and self.calibration != "dynamic"
-        seen = collect(self.name, result, layers, material.batches) if is_calibrated else {}
-        if self.scope in ("weights", "both"):
-            packed = self._round_weights(result, weights)
-            changed += [Change(f"{name}.weight", 32, self.bits) for name in packed]
-        else:
-            skipped.append(Skip("weights", "scope is activations"))
-        if self.scope in ("activations", "both"):
-            rounded = self._round_inputs(result, layers, seen)
-            changed += [Change(f"{name}.input", 32, self.activation_bits) for name in rounded]
-            never = set(layers) - set(rounded)
-            skipped += [Skip(f"{name}.input", "no calibration row entered this layer") for name in sorted(never)]
-            skipped.append(Skip("activations", "simulated by hooks: a saved or exported model has them no more"))
-        skipped += self._why_no_faster()
-        figures = size_figures(result, weights, packed)
-        self._report = Report(self.name, tuple(changed), (*skipped, *untouched(result, weights)), figures)
+        is_static = has_inputs and self.calibration != "dynamic"
+        seen = collect(self.name, result, layers, material.batches) if is_static else {}
+        packed = self._round_weights(result, weights) if self.scope in ("weights", "both") else {}
+        rounded = self._round_inputs(result, layers, seen) if has_inputs else []
+        changed = [Change(f"{name}.weight", 32, self.bits) for name in packed]
+        changed += [Change(f"{name}.input", 32, self.activation_bits) for name in rounded]
+        never = [name for name in layers if has_inputs and name not in rounded]
+        skipped = (*self._remarks(never), *untouched(result, weights))
+        self._report = Report(self.name, tuple(changed), skipped, size_figures(result, weights, packed))
         return result
 
     def report(self) -> Report:
@@ -160,9 +153,16 @@ class FakeQuantization:
             model.get_submodule(name).register_forward_pre_hook(hook)
         return rounded
 
-    def _why_no_faster(self) -> list[Skip]:
-        """Return what is simulated only."""
+    def _remarks(self, never: list[str]) -> list[Skip]:
+        """Return what is simulated only or left alone, among it layers whose inputs were never seen."""
+        found = [Skip(f"{name}.input", "no calibration row entered this layer") for name in never]
+        if self.scope != "weights":
+            found.append(Skip("activations", "simulated by hooks: a saved or exported model has them no more"))
+        if self.scope == "activations":
+            found.append(Skip("weights", "scope is activations"))
         if self.scope == "activations" or self.scheme.has_runtime(self.bits):
-            return [Skip("runtime", "simulated in floats, no faster; the artefact of row int8 is the real thing")]
-        what = f"{self.bits}-bit {self.scheme.name} weights"
-        return [Skip("runtime", f"no runtime here computes with {what}: accuracy and packed size are told, not speed")]
+            why = "simulated in floats, no faster; the artefact of row int8 is the real thing"
+        else:
+            what = f"{self.bits}-bit {self.scheme.name} weights"
+            why = f"no runtime here computes with {what}: accuracy and packed size are told, not speed"
+        return [*found, Skip("runtime", why)]

@@ -41,7 +41,7 @@ class MixedPrecision:
         bits: Sequence[int] = (2, 3, 4, 6, 8),
         scheme: str = "symmetric",
         per_channel: bool = True,
-        sensitivity: str = "kl",
+        sensitivity: str = "fisher",
         exclude: Sequence[str] = (),
     ) -> None:
         """Bind the knobs.
@@ -52,7 +52,8 @@ class MixedPrecision:
             bits: To choose from.
             scheme: A row of `compressors.schemes.SCHEMES`.
             per_channel: A scale for every output channel.
-            sensitivity: ``kl``, ``loss`` or ``fisher``; see `compressors.bit_sensitivity.bit_damages`.
+            sensitivity: ``fisher`` (seconds), ``kl`` or ``loss`` (minutes for a model of many layers); see
+                `compressors.bit_sensitivity.bit_damages`.
             exclude: Names of layers that stay in float32, e.g. ``head.*``; ``*`` and ``?`` as in a shell.
 
         Raises:

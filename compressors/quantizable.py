@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from compressors.base import Skip
 from search_spaces.errors import ConfigError
+from search_spaces.families.encoder_model import Embeddings
 
 LAYERS: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv2d)
 
@@ -17,7 +18,8 @@ LAYERS: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv2d)
 def quantizable(where: str, model: nn.Module, embeddings: bool = False) -> dict[str, Tensor]:
     """Return the weights of all Linear and Conv2d layers, and of embedding tables on request, by layer name.
 
-    A weight that several layers share is there once.
+    A weight that several layers share is there once. Tables that a text encoder reads by slices or adds to such a
+    table stay in float32, as in its artefact: integers are for rows that are looked up.
 
     Args:
         where: The compressor, for errors.
@@ -29,8 +31,9 @@ def quantizable(where: str, model: nn.Module, embeddings: bool = False) -> dict[
     """
     kinds: tuple[type[nn.Module], ...] = (*LAYERS, nn.Embedding) if embeddings else LAYERS
     found: dict[str, Tensor] = {}
+    sliced = {id(table) for part in model.modules() if isinstance(part, Embeddings) for table in _sliced(part)}
     for name, module in model.named_modules():
-        weight = module.weight if isinstance(module, kinds) else None
+        weight = module.weight if isinstance(module, kinds) and id(module) not in sliced else None
         if isinstance(weight, Tensor) and not any(weight is other for other in found.values()):
             found[name] = weight
     if not found:
@@ -40,6 +43,12 @@ def quantizable(where: str, model: nn.Module, embeddings: bool = False) -> dict[
             f"Leave {where} out."
         )
     return found
+
+
+def _sliced(embeddings: Embeddings) -> list[nn.Module]:
+    """Return the tables of a text encoder in which nothing is looked up."""
+    segment = embeddings.segment
+    return [embeddings.position, *([segment] if segment is not None and segment.num_embeddings == 1 else [])]
 
 
 def untouched(model: nn.Module, weights: Mapping[str, Tensor]) -> tuple[Skip, ...]:

@@ -95,6 +95,8 @@ def test_8_bits_are_those_of_the_artefact():
     assert np.array_equal(result.layers[1].down.weight.detach().T.numpy(), codes * scale)
     codes, scale = quantize(model.embeddings.word.weight.detach().numpy(), False)
     assert np.array_equal(result.embeddings.word.weight.detach().numpy(), codes * scale)
+    # positions are not looked up but sliced: the artefact keeps them
+    assert torch.equal(result.embeddings.position.weight, model.embeddings.position.weight)
 
 
 @pytest.mark.parametrize("scope", ["weights", "activations", "both"])

@@ -88,7 +88,7 @@ def test_it_does_less_harm_than_the_same_bits_everywhere():
     model, rows = network(), material()
     said, harm = torch.cat([model(*inputs) for inputs, _ in rows.batches]), []
     for bits in ((4,), BITS):
-        result = MixedPrecision(4.0, bits).apply(model, rows)
+        result = MixedPrecision(4.0, bits, sensitivity="kl").apply(model, rows)
         harm.append(divergence(said, torch.cat([result(*inputs) for inputs, _ in rows.batches])).item())
     assert harm[1] < 0.5 * harm[0]
 
@@ -134,7 +134,7 @@ def test_patterns_that_leave_nothing_to_do_are_refused(exclude, message):
         ({"average": 1.9}, r"mixed_precision\.average: 1\.9 is out of range; 2 \(the least of bits\) to 32"),
         ({"bits": ()}, r"bits: \[\] is empty"),
         ({"bits": (4, 12)}, r"bits: 12 is outside the scheme 'symmetric'"),
-        ({"sensitivity": "hessian"}, r"sensitivity: 'hessian' is unknown; known: kl, loss, fisher"),
+        ({"sensitivity": "hessian"}, r"sensitivity: 'hessian' is unknown; known: fisher, kl, loss"),
     ],
 )
 def test_a_wrong_knob_is_named(knobs, message):

@@ -1,14 +1,19 @@
 """Quantization against torch's own operators, brute force and hand computation."""
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from scipy.stats import entropy as kl
 
+from compressors.base import Material
 from compressors.calibration import Histogram, _lost_information, entropy, least_error
-from compressors.int8 import quantize
+from compressors.fake_quantization import FakeQuantization
+from compressors.int8 import DynamicInt8, quantize
 from compressors.learned_step import LearnedStep, step_slope
 from compressors.schemes import SCHEMES, Grid, Uniform, span
+from nas.devices.onnx_text_encoder import build_onnx
+from tests.compressors.encoders import encoder, texts
 
 BITS = range(2, 9)
 
@@ -168,3 +173,25 @@ def test_entropy_of_a_known_histogram_is_found_by_going_through_all_thresholds()
     assert _lost_information(counts, 6, 3) == np.inf
     # four bins and two levels: P's last bin has the tail, Q does not
     assert _lost_information(counts, 4, 2) == pytest.approx(kl([40, 30, 20, 19], [35, 35, 15, 15]))
+
+
+def test_simulated_8_bits_foretell_the_artefact_that_onnx_runtime_runs():
+    tokens, model = texts(48), encoder(ffn=(64, 64))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3)  # answers that differ from row to row
+    artefact = DynamicInt8().apply(build_onnx(model))
+    session = onnxruntime.InferenceSession(artefact, providers=["CPUExecutionProvider"])
+    method = FakeQuantization("both", activation_scheme="affine", calibration="dynamic", embeddings=True)
+    simulated = method.apply(model, Material([]))
+    exact, foretold, real = [], [], []
+    for row in range(len(tokens)):  # one by one: a dynamic range is that of a batch
+        inputs = tokens.collate(np.array([row]))
+        with torch.no_grad():
+            exact.append(model(*inputs).numpy())
+            foretold.append(simulated(*inputs).numpy())
+        names = [given.name for given in session.get_inputs()]
+        real.append(session.run(None, {name: part.numpy() for name, part in zip(names, inputs, strict=True)})[0])
+    rounding = np.abs(np.array(real) - np.array(exact)).mean()
+    assert rounding > 1e-3
+    assert np.abs(np.array(real) - np.array(foretold)).max() < 1e-2 * rounding
