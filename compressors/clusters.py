@@ -51,7 +51,8 @@ def k_means(ordered: np.ndarray, k: int) -> np.ndarray:
     Source: Lloyd 1982, https://doi.org/10.1109/TIT.1982.1056489; linear initialisation: Han et al. 2016,
     https://arxiv.org/abs/1510.00149, sec. 3.2.
     """
-    sums = np.concatenate([[0.0], np.cumsum(ordered, dtype=np.float64)])
+    ordered = ordered.astype(np.float64)  # once; searchsorted would do it in every round
+    sums = np.concatenate([[0.0], np.cumsum(ordered)])
     centroids = np.linspace(ordered[0], ordered[-1], k, dtype=np.float64)
     borders = np.array([])
     for _ in range(MAX_ROUNDS):

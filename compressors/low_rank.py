@@ -7,20 +7,18 @@ convolutions, and the word table of a text encoder. Knows modules; not losses, n
 import copy
 import fnmatch
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from compressors.base import Change, Material, Phase, Report, Skip
-from compressors.factors import FactoredConv, Moments, factor_conv, factor_linear, input_moments
+from compressors.base import Material, Phase, Report, Skip
+from compressors.factoring import WORDS, Factoring
+from compressors.factors import input_moments
 from search_spaces.dimensions import Choice
 from search_spaces.errors import ConfigError, DataError
-from search_spaces.families.encoder_inherit import low_rank
 from search_spaces.families.encoder_model import TextEncoder
-from search_spaces.families.factored import FactoredLinear
 from search_spaces.space import Condition, Space
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
@@ -30,9 +28,6 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "all": ("*",),
 }
 """Names for patterns of module names."""
-
-WORDS = "embeddings.word"
-MULTIPLE = 8  # of ranks from four times this on; matrix kernels like it
 
 
 class LowRank:
@@ -104,17 +99,20 @@ class LowRank:
             return small
         if self.aware and not material.batches:
             raise DataError(f"low_rank.aware: {self.aware} needs rows and there are 0; give some or set it to false.")
-        work = _Work(small, self.share)
-        names = self._matched(small)
+        names, work = self._matched(small), Factoring(small, self.share)
         moments = input_moments(small, names, material.batches) if self.aware else {}
         for name in names:
-            work.factor(name, moments)
-        if WORDS in names and isinstance(small, TextEncoder):
-            work.factor_words(small, _counts(small, material) if self.aware else None)
-        self._report = work.report(self.name)
+            if name == WORDS and isinstance(small, TextEncoder):
+                work.factor_words(small, _counts(small, material) if self.aware else None)
+            else:
+                work.factor(name, moments.get(name))
         if not work.changed:
             reasons = "; ".join(f"{skip.where}: {skip.why}" for skip in work.skipped[:3])
-            raise ConfigError(f"low_rank.which: {self.which!r} matched nothing that can be factored ({reasons}).")
+            raise ConfigError(
+                f"low_rank.which: {self.which!r} matched nothing that can be factored ({reasons}). Name other layers, "
+                "raise low_rank.share, or leave it out."
+            )
+        self._report = Report(self.name, tuple(work.changed), tuple(work.skipped), work.figures())
         return small
 
     def report(self) -> Report:
@@ -128,7 +126,7 @@ class LowRank:
     def _matched(self, model: nn.Module) -> list[str]:
         """Return the modules with a matrix that the patterns name."""
         patterns = [p for part in self.which.split("+") for p in GROUPS.get(part, (part,))]
-        known = [name for name, module in model.named_modules() if getattr(module, "weight", None) is not None]
+        known = [name for name, part in model.named_modules() if name and getattr(part, "weight", None) is not None]
         names = [name for name in known if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
         if not names:
             raise ConfigError(
@@ -136,96 +134,6 @@ class LowRank:
                 f"first: {', '.join(known[:3])}. Use {', '.join(GROUPS)} or patterns of these names."
             )
         return names
-
-
-class _Work:
-    """One pass over a model, which is changed in place."""
-
-    def __init__(self, model: nn.Module, share: float) -> None:
-        self.model, self.share = model, share
-        self.changed: list[Change] = []
-        self.skipped: list[Skip] = []
-        self.lost = self.norm = 0.0  # squared
-
-    def rank(self, name: str, n_in: int, n_out: int) -> int:
-        """Return the rank of a matrix; 0 and a skip where none is small enough."""
-        rank = int(self.share * n_in * n_out / (n_in + n_out))
-        rank -= rank % MULTIPLE if rank >= 4 * MULTIPLE else 0
-        if rank < 1:
-            self.skipped.append(Skip(name, f"even rank 1 has more than {self.share:g} of its {n_in * n_out} weights"))
-        return rank
-
-    def factor(self, name: str, moments: Moments) -> None:
-        """Replace one Linear or convolution, or note why not."""
-        module, parent = self.model.get_submodule(name), name.rpartition(".")[0]
-        is_words = name == WORDS and isinstance(self.model, TextEncoder)
-        is_part = name == "embeddings.rank" or isinstance(
-            self.model.get_submodule(parent), FactoredLinear | FactoredConv
-        )
-        why_not = "already a factor of a product" if is_part else _why_not(module)
-        if why_not is not None:
-            self.skipped += [] if is_words else [Skip(name, why_not)]
-            return
-        assert isinstance(module, nn.Linear | nn.Conv2d)
-        matrix = module.weight.detach().flatten(1)
-        rank = self.rank(name, matrix.shape[1], matrix.shape[0])
-        if not rank:
-            return
-        if isinstance(module, nn.Linear):
-            thin: FactoredLinear | FactoredConv = factor_linear(module, rank, moments.get(name))
-            if isinstance(self.model, TextEncoder):
-                ranks = (*self.model.config.ranks, (name, rank))
-                self.model.config = replace(self.model.config, ranks=ranks)
-        else:
-            thin = factor_conv(module, rank, moments.get(name))
-        self.model.set_submodule(name, thin)
-        inner, outer = (part.detach().flatten(1) for part in thin.parameters() if part.ndim > 1)
-        self._book(name, matrix, outer @ inner, rank)
-
-    def factor_words(self, model: TextEncoder, counts: Tensor | None) -> None:
-        """Replace the word table of an encoder by ids -> rank -> width, weighing words by how often they occur."""
-        tables = model.embeddings
-        if tables.rank is not None:
-            self.skipped.append(Skip(WORDS, f"already a product of rank {tables.rank.in_features}"))
-            return
-        table = tables.word.weight.detach()
-        rank = self.rank(WORDS, table.shape[1], table.shape[0])
-        if not rank:
-            return
-        # one more than counted: a word that no row has may still be asked for
-        weighted = table if counts is None else table * (counts + 1).sqrt()[:, None]
-        _, basis = low_rank(weighted, rank)
-        tables.word = nn.Embedding(len(table), rank, _weight=table @ basis)
-        tables.rank = nn.Linear(rank, table.shape[1], bias=False, device=table.device, dtype=table.dtype)
-        tables.rank.weight.data.copy_(basis)
-        model.config = replace(model.config, embedding_rank=rank)
-        self._book(WORDS, table, tables.word.weight.detach() @ basis.T, rank)
-
-    def report(self, name: str) -> Report:
-        """Return what happened."""
-        figures = {
-            "weights_before": float(sum(int(change.before) for change in self.changed)),
-            "weights_after": float(sum(int(change.after) for change in self.changed)),
-            "error": (self.lost / self.norm) ** 0.5 if self.norm else 0.0,
-        }
-        return Report(name, tuple(self.changed), tuple(self.skipped), figures)
-
-    def _book(self, name: str, before: Tensor, after: Tensor, rank: int) -> None:
-        """Note a factored matrix."""
-        self.changed.append(Change(name, before.numel(), rank * sum(before.shape)))
-        self.lost += float((before - after).double().square().sum())
-        self.norm += float(before.double().square().sum())
-
-
-def _why_not(module: nn.Module) -> str | None:
-    """Return why a module cannot be factored; None if it can."""
-    if type(module) is nn.Linear:
-        return None
-    if type(module) is nn.Conv2d:
-        if module.groups != 1 or isinstance(module.padding, str) or module.padding_mode != "zeros":
-            return f"a convolution of {module.groups} groups, padding {module.padding!r} of {module.padding_mode}"
-        return None
-    return f"{type(module).__name__} is no Linear, Conv2d or word table of a text encoder"
 
 
 def _counts(model: TextEncoder, material: Material) -> Tensor:

@@ -163,6 +163,8 @@ def test_a_share_of_one_leaves_the_model_as_it_is() -> None:
 def test_what_matches_nothing_names_the_layers_there_are() -> None:
     with pytest.raises(ConfigError, match=r"no layer matched 'fnn'; the model has .* first: embeddings.word, "):
         LowRank(which="fnn").apply(encoder(), material())
+    with pytest.raises(ConfigError, match=r"no layer matched 'all'; the model has 0 layers"):
+        LowRank(aware=False).apply(nn.Linear(9, 9), Material([]))
     with pytest.raises(ConfigError, match=r"matched nothing that can be factored .*even rank 1 has more than 0.01"):
         LowRank(0.01, which="head.out").apply(encoder(), material())
 

@@ -156,7 +156,7 @@ def test_a_model_without_words_and_a_negative_count_are_refused() -> None:
 
 def test_a_real_teacher_answers_the_same_and_every_text_of_the_corpus_keeps_its_pieces(tmp_path: Path) -> None:
     folder = needs_data("teachers/sst2-minilm")
-    texts = read_table(needs_data("text/sst2/train.csv.gz"), ["text"])["text"].tolist()[:20000]
+    texts = read_table(needs_data("text/sst2/train.csv.gz"), ["text"])["text"].tolist()[:8000]
     tokenizer, teacher = AutoTokenizer.from_pretrained(folder), from_hf(str(folder))[0]
     compressor = Vocabulary()
     small = compressor.apply(teacher, material(tokenizer, texts, teacher.config.vocab_size))
