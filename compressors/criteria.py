@@ -12,6 +12,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from compressors.base import Material, Sample
+from compressors.fisher import squared_gradients
 from compressors.prunable import module_of
 from search_spaces.errors import DataError
 from search_spaces.families.encoder_model import TextEncoder
@@ -68,11 +69,6 @@ def movement(weight: Tensor, gradient: Tensor) -> Tensor:
     return -weight * gradient
 
 
-def _curvature(weight: Tensor, gradient: Tensor) -> Tensor:
-    """Return (w dL/dw)^2 / 2."""
-    return (weight * gradient).square() / 2
-
-
 def _magnitude(model: nn.Module, names: Sequence[str], material: Material) -> Scores:
     """Return |w|; Han et al. 2015, https://arxiv.org/abs/1506.02626."""
     return {name: model.get_parameter(name).detach().abs() for name in names}
@@ -94,7 +90,8 @@ def _obd(model: nn.Module, names: Sequence[str], material: Material) -> Scores:
     Source: LeCun et al. 1989, Optimal Brain Damage (saliency h w^2 / 2); the Fisher in place of the Hessian: Theis et
     al. 2018, https://arxiv.org/abs/1801.05787.
     """
-    return _averaged(model, names, _rows(material.batches), _curvature)
+    squares = squared_gradients(model, names, given(material.batches))
+    return {name: model.get_parameter(name).detach().square() * squares[name] / 2 for name in names}
 
 
 def _wanda(model: nn.Module, names: Sequence[str], material: Material) -> Scores:
@@ -159,13 +156,6 @@ def given(batches: Iterable[Sample]) -> Iterator[Sample]:
         yield sample
     if not n_batches:
         raise DataError("criterion: 0 batches to score on; give at least one batch of the training split.")
-
-
-def _rows(batches: Iterable[Sample]) -> Iterator[Sample]:
-    """Yield every row as a batch of its own."""
-    for inputs, labels in batches:
-        for row in range(len(labels)):
-            yield tuple(part[row : row + 1] for part in inputs), labels[row : row + 1]
 
 
 @contextmanager
