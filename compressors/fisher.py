@@ -44,7 +44,8 @@ def squared_gradients(model: nn.Module, names: Sequence[str], batches: Iterable[
             pairs = [(given.detach(), next(slopes)) for given, _ in of_weight]
             for row in range(len(labels)):
                 parts = [_gradient(module, given[row : row + 1], slope[row : row + 1]) for given, slope in pairs]
-                sums[name] += sum(parts[1:], parts[0]).square_()
+                gradient = sum(parts[1:], parts[0])
+                sums[name].addcmul_(gradient, gradient)
     return {name: total / n_rows for name, total in sums.items()}
 
 
