@@ -5,6 +5,7 @@ The loss of a batch is the cross-entropy of its labels. Knows modules and batche
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +45,13 @@ def score_weights(criterion: str, model: nn.Module, names: Sequence[str], materi
 
 
 def gradients(model: nn.Module, names: Iterable[str], sample: Sample) -> dict[str, Tensor]:
-    """Return dL/dw of the mean loss of one batch; gradients that the model holds stay as they are."""
+    """Return dL/dw of the mean loss of one batch; gradients that the model holds stay as they are.
+
+    Args:
+        model: In evaluation mode, not changed.
+        names: Of parameters; each gradient has its parameter's shape.
+        sample: Inputs and labels.
+    """
     weights = {name: model.get_parameter(name).detach().requires_grad_() for name in names}
     inputs, labels = sample
     with torch.enable_grad():
@@ -99,9 +106,8 @@ def _wanda(model: nn.Module, names: Sequence[str], material: Material) -> Scores
 
     A channel of a convolution counts as one input. Source: Sun et al. 2023, https://arxiv.org/abs/2306.11695, eq. 1.
     """
-    with torch.no_grad(), _input_squares(model, names) as (squares, see):
+    with torch.no_grad(), _input_squares(model, names) as squares:
         for inputs, _ in given(material.batches):
-            see(inputs)
             model(*inputs)
     scores = {}
     for name in names:
@@ -146,48 +152,46 @@ def _averaged(model: nn.Module, names: Sequence[str], batches: Iterable[Sample],
 
 
 def given(batches: Iterable[Sample]) -> Iterator[Sample]:
-    """Yield the batches.
+    """Yield the batches, of which there has to be one.
+
+    Args:
+        batches: Of a `Material`.
 
     Raises:
         DataError: There are none.
     """
-    n_batches = 0
-    for n_batches, sample in enumerate(batches, 1):  # noqa: B007 (counted for the check below)
+    is_empty = True
+    for sample in batches:
+        is_empty = False
         yield sample
-    if not n_batches:
+    if is_empty:
         raise DataError("criterion: 0 batches to score on; give at least one batch of the training split.")
 
 
 @contextmanager
-def _input_squares(
-    model: nn.Module, names: Sequence[str]
-) -> Iterator[tuple[Scores, Callable[[tuple[Tensor, ...]], None]]]:
-    """Sum the squares of what enters the modules of some weights, a sum for each input; padding is left out.
-
-    Yields:
-        The sums by the weight's name, and a function to be told a batch's inputs before the batch is run.
-    """
+def _input_squares(model: nn.Module, names: Sequence[str]) -> Iterator[Scores]:
+    """Sum the squares of what enters the modules of some weights, a sum for each input; padding is left out."""
     squares: Scores = {}
-    mask: list[Tensor] = []
+    mask: list[Tensor] = []  # of the batch that is run
 
-    def see(inputs: tuple[Tensor, ...]) -> None:
-        if isinstance(model, TextEncoder):
-            mask[:] = [inputs[1].bool()]
+    def see(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        mask[:] = [inputs[1].bool()]
 
-    def add(name: str, given: Tensor) -> None:
-        channel = 1 if isinstance(module_of(model, name), nn.Conv2d) else given.ndim - 1
-        if mask and given.ndim == 3:
-            given, channel = given[mask[0][:, : given.shape[1]]], 1
-        squares[name] += given.square().sum([axis for axis in range(given.ndim) if axis != channel])
+    def add(module: nn.Module, inputs: tuple[Tensor, ...], name: str) -> None:
+        x = inputs[0]
+        channel = 1 if isinstance(module, nn.Conv2d) else x.ndim - 1
+        if mask and x.ndim == 3:
+            x, channel = x[mask[0][:, : x.shape[1]]], 1
+        squares[name] += x.square().sum([axis for axis in range(x.ndim) if axis != channel])
 
-    handles = []
+    handles = [model.register_forward_pre_hook(see)] if isinstance(model, TextEncoder) else []
     for name in names:
-        module = module_of(model, name)
-        width = module.in_channels if isinstance(module, nn.Conv2d) else model.get_parameter(name).shape[1]
-        squares[name] = torch.zeros(width, device=model.get_parameter(name).device)
-        handles.append(module.register_forward_pre_hook(lambda _, given, name=name: add(name, given[0])))
+        module, weight = module_of(model, name), model.get_parameter(name)
+        width = module.in_channels if isinstance(module, nn.Conv2d) else weight.shape[1]
+        squares[name] = torch.zeros(width, dtype=weight.dtype, device=weight.device)
+        handles.append(module.register_forward_pre_hook(partial(add, name=name)))
     try:
-        yield squares, see
+        yield squares
     finally:
         for handle in handles:
             handle.remove()
