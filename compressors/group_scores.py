@@ -73,11 +73,13 @@ def _activation(model: nn.Module, groups: Sequence[Group], material: Material) -
         if axis == 0 and isinstance(module_of(model, name), nn.Linear | nn.Conv2d)
     ]
     handles = [module.register_forward_hook(partial(add, group)) for group, module in makers]
-    with torch.no_grad():
-        for inputs, _ in given(material.batches):
-            model(*inputs)
-    for handle in handles:
-        handle.remove()
+    try:
+        with torch.no_grad():
+            for inputs, _ in given(material.batches):
+                model(*inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
     return scores
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from compressors.base import Change, Material, Phase, Report, Skip
 from compressors.encoder_cut import check_plain, cut_encoder, encoder_scores, keep_projection, unit_sizes
@@ -164,15 +164,17 @@ def _check(original: nn.Module, cut: nn.Module, material: Material) -> None:
     """Refuse a cut that left tensors which do not fit each other; without a batch nothing can be said."""
     for inputs, _ in list(material.batches)[:1]:
         with torch.no_grad():
-            expected: Tensor = original(*inputs)
+            wanted = tuple(original(*inputs).shape)
             try:
                 shape = tuple(cut(*inputs).shape)
+                why = f"it gives logits of shape {shape} in place of {wanted}" if shape != wanted else ""
             except RuntimeError as error:
-                raise ConfigError(
-                    f"unit_pruning: the cut model does not run ({str(error).splitlines()[0]}); all tensors of a group "
-                    f"must be its members. Correct unit_groups() of {type(original).__name__}."
-                ) from None
-        assert shape == tuple(expected.shape)
+                why = str(error).splitlines()[0]
+        if why:
+            raise ConfigError(
+                f"unit_pruning: the cut model does not run ({why}); all tensors of a group must be its members, and "
+                f"logits are no units. Correct unit_groups() of {type(original).__name__}."
+            )
 
 
 def _parameters(model: nn.Module) -> float:

@@ -221,6 +221,15 @@ def test_groups_that_forget_a_tensor_are_refused():
         UnitPruning("magnitude", channels=0.5).apply(Forgetful().eval(), pictures())
 
 
+def test_logits_are_no_units():
+    class Greedy(TinyCnn):
+        def unit_groups(self) -> list[Group]:
+            return [Group("channels.head", 3, (Member("head.weight"), Member("head.bias")))]
+
+    with pytest.raises(ConfigError, match=r"it gives logits of shape \(6, 2\) in place of \(6, 3\)"):
+        UnitPruning("magnitude", channels=0.3).apply(Greedy().eval(), pictures())
+
+
 def test_layers_that_share_their_weights_are_refused():
     model = encoder(ffn=(64, 64))
     model.layers[1] = model.layers[0]
