@@ -55,8 +55,7 @@ class StructuredPruning(Inner):
             raise ConfigError(f"structured_pruning.criterion: {criterion!r} is unknown; known: first_order, magnitude.")
         if not 0 < end <= 1:
             raise ConfigError(f"structured_pruning.end: {end} is out of range; above 0, at most 1.")
-        self.schedule, self.criterion = schedule, criterion
-        self._end = end  # `end` is a method
+        self.schedule, self.criterion, self._end = schedule, criterion, end
         self._target: EncoderConfig | None = None
         self._student: TextEncoder | None = None
         self._scores: dict[str, Tensor] = {}
