@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
-from types import MappingProxyType
 from typing import Any
 
 from compressors import COMPRESSORS
@@ -30,7 +29,7 @@ class Step:
 
     Attributes:
         name: Row of the table.
-        knobs: Name -> value, checked and read-only.
+        knobs: Name -> value, checked; a copy of what was given.
     """
 
     name: str
@@ -47,7 +46,7 @@ class Step:
             if knob not in defaults:
                 raise unknown_name(f"step {self.name}: knob", knob, list(defaults))
             _check_type(f"{self.name}.{knob}", value, defaults[knob])
-        object.__setattr__(self, "knobs", MappingProxyType(dict(self.knobs)))
+        object.__setattr__(self, "knobs", dict(self.knobs))
         self.bind()
 
     @classmethod
@@ -114,10 +113,6 @@ class Step:
         """Return the step as `parse` reads it."""
         words = ",".join(f"{knob}={_written(value)}" for knob, value in self.knobs.items())
         return f"{self.name}:{words}" if words else self.name
-
-    def __hash__(self) -> int:
-        """Return a hash that fits equality."""
-        return hash(str(self))
 
 
 def knob_defaults(name: str) -> dict[str, Any]:

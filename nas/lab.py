@@ -4,22 +4,31 @@ Knows how a recipe of steps becomes a compressed model (`compress_model`); not w
 (`nas.measures`), not the search.
 """
 
+import copy
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import torch
 
-from compressors.base import Material, Report
-from compressors.steps import Step
+from compressors.base import Material, Report, Sample
+from compressors.steps import TRAINED, Step, blocks, check_order, check_standalone, prefix_key
+from nas import __version__
 from nas.bundle import Outputs
+from nas.cache import Cache
 from nas.data.tokens import Tokens
+from nas.devices import DEVICES
 from nas.devices.base import Device
-from nas.prepare import Prepared
-from nas.progress import Progress
-from nas.recipe import Recipe, TrainSettings
+from nas.distill import distill
+from nas.files import read_json, write_json
+from nas.meter import Stopwatch
+from nas.prepare import Prepared, prepare, teacher_outputs
+from nas.progress import Progress, Snapshot
+from nas.recipe import Recipe, SpaceSettings, TrainSettings
 from nas.run_folder import RunFolder
+from nas.stages import State, apply_model_step, calibration, loss_of, material_of, rewrite, training_of
+from search_spaces.errors import ConfigError
 from search_spaces.families.encoder_model import TextEncoder
 
 
@@ -45,6 +54,7 @@ class Lab:
     device: Device
     reference: bytes
     train: TrainSettings
+    _outputs: dict[bool, Outputs] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def teacher(self) -> TextEncoder:
@@ -52,12 +62,16 @@ class Lab:
         return self.prepared.teacher.model
 
     def material(self, seed: int = 0) -> Material:
-        """Return some hundred training rows, those of the seed, in batches of up to 32 rows of like length."""
-        raise NotImplementedError
+        """Return some hundred training rows, those of the seed, in batches of rows of like length."""
+        return material_of(self.prepared.bundle.train, seed)
 
     def outputs(self, with_states: bool = False) -> Outputs:
         """Return what the teacher says of the training rows; computed once a folder, when first asked for."""
-        raise NotImplementedError
+        if with_states not in self._outputs:
+            prepared = self.prepared
+            found = teacher_outputs(prepared.teacher, prepared.bundle.train, self.folder, self.progress, with_states)
+            self._outputs[with_states] = found
+        return self._outputs[with_states]
 
 
 @dataclass(frozen=True)
@@ -88,7 +102,7 @@ class Compressed:
 
     def tokens(self, tokens: Tokens) -> Tokens:
         """Return rows of the teacher's tokens as this model wants them: the same unless the vocabulary was pruned."""
-        raise NotImplementedError
+        return State(self.model, kept=self.kept).tokens(tokens)
 
 
 def open_lab(recipe: Recipe, folder: RunFolder, progress: Progress) -> Lab:
@@ -102,7 +116,14 @@ def open_lab(recipe: Recipe, folder: RunFolder, progress: Progress) -> Lab:
     Raises:
         ConfigError: Bad recipe, data or teacher, or a folder of another teacher or other data, in one line.
     """
-    raise NotImplementedError
+    folder.create()
+    _check_folder(recipe, folder)
+    space = SpaceSettings(family=recipe.space.family)
+    recipe = recipe.model_copy(update={"compress": {}, "space": space})
+    prepared = prepare(recipe, folder, progress, for_search=False)
+    device: Device = DEVICES.load(recipe.device.name)(recipe.device)
+    reference = device.export(prepared.teacher.model)
+    return Lab(recipe, folder, progress, prepared, device, reference, recipe.finalize.train)
 
 
 def compress_model(
@@ -119,7 +140,7 @@ def compress_model(
 
     Args:
         lab: Teacher, data, device, budget.
-        steps: In order.
+        steps: In order; none is the teacher itself.
         seed: Of the order of the rows, of the material and of every other random choice.
         on_step: Called after every training step with the steps done and the steps in all; None shows them in the
             lab's progress.
@@ -128,9 +149,130 @@ def compress_model(
         ConfigError: An impossible order, before anything is computed; or a step finds nothing it can compress.
         DivergedError: A training run's loss became NaN or infinite.
     """
-    raise NotImplementedError
+    if steps:
+        check_order(steps)
+        check_standalone(steps)
+    in_torch = [block for block in blocks(steps) if block[0].stage != "artefact"]
+    cache = Cache(lab.folder.cache, lab.progress.warn)
+    state, n_done = _restore(lab, cache, in_torch, seed)
+    reused = tuple(step.name for block in in_torch[:n_done] for step in block)
+    if reused:
+        lab.progress.say(f"reused: {', '.join(reused)}")
+    for i, block in enumerate(in_torch[n_done:], start=n_done + 1):
+        state = _advance(lab, state, block, seed, on_step)
+        cache.save(_key(lab, in_torch[:i], seed), state, _probe(lab, state))
+    return _finish(lab, tuple(steps), state, seed, reused)
 
 
-def state_of(model: TextEncoder) -> dict[str, torch.Tensor]:
-    """Return the weights of a model as tensors that share no memory, as safetensors wants them."""
-    return {name: tensor.detach().clone().contiguous() for name, tensor in model.state_dict().items()}
+def _restore(lab: Lab, cache: Cache, in_torch: Sequence[tuple[Step, ...]], seed: int) -> tuple[State, int]:
+    """Return the longest prefix of blocks that the cache holds, and how many they are; the teacher at least."""
+    for n_done in range(len(in_torch), 0, -1):
+        state = cache.load(_key(lab, in_torch[:n_done], seed))
+        if state is not None:
+            return state, n_done
+    return State(lab.teacher), 0
+
+
+def _probe(lab: Lab, state: State) -> Sample:
+    """Return a few rows as the model wants them."""
+    return material_of(state.tokens(lab.prepared.bundle.train), 0).batches[0]
+
+
+def _key(lab: Lab, done: Sequence[tuple[Step, ...]], seed: int) -> str:
+    """Return the name of what these blocks make of the teacher; the training budget counts once something trains."""
+    steps = [step for block in done for step in block]
+    is_trained = any(step.stage in TRAINED for step in steps)
+    basis = {
+        "version": __version__,
+        "teacher": lab.prepared.teacher.fingerprint,
+        "data": _data_key(lab.prepared.bundle.train),
+        "train": lab.train.model_dump(mode="json") if is_trained else None,
+        "blocks": [len(block) for block in done],
+        "seed": seed,
+    }
+    return prefix_key(steps, basis)
+
+
+def _data_key(tokens: Tokens) -> str:
+    """Return the sha256 of token rows and their labels."""
+    digest = hashlib.sha256()
+    for part in asdict(tokens).values():
+        digest.update(f"{part.dtype} {part.shape}".encode())
+        digest.update(np.ascontiguousarray(part).data)
+    return digest.hexdigest()
+
+
+def _advance(
+    lab: Lab, state: State, block: tuple[Step, ...], seed: int, on_step: Callable[[int, int], None] | None
+) -> State:
+    """Return the state after one more block, and say what it did."""
+    name, clock = _name(block), Stopwatch()
+    lab.progress.show(Snapshot(name))
+    if block[0].stage == "model":
+        state = apply_model_step(state, block[0].bind(), lab.prepared.bundle.train, seed)
+    else:
+        state = _train(lab, state, block, seed, on_step or _reporter(lab, name))
+    clock.lap(name)
+    seconds = {**state.seconds, name: state.seconds.get(name, 0.0) + clock.laps[name]}
+    lab.progress.say(f"{name}: {clock.laps[name]:.1f} s")
+    return replace(state, seconds=seconds)
+
+
+def _train(lab: Lab, state: State, block: tuple[Step, ...], seed: int, on_step: Callable[[int, int], None]) -> State:
+    """Return the state after a training run in which all steps of a block act together."""
+    compressors = [step.bind() for step in block]
+    loss, student = loss_of(compressors), copy.deepcopy(state.model)
+    distill(
+        student,
+        state.tokens(lab.prepared.bundle.train),
+        lab.outputs(loss.hidden > 0),
+        lab.train,
+        seed=seed,
+        loss=loss,
+        compressors=training_of(compressors),
+        on_step=on_step,
+    )
+    reporting = compressors if loss in compressors else [loss, *compressors]
+    return replace(state, model=student, reports=(*state.reports, *(each.report() for each in reporting)))
+
+
+def _finish(lab: Lab, steps: tuple[Step, ...], state: State, seed: int, reused: tuple[str, ...]) -> Compressed:
+    """Return the compressed model with its file."""
+    clock = Stopwatch()
+    last = [step.bind() for step in steps if step.stage == "artefact"]
+    run = calibration(lab.device, state.tokens(lab.prepared.bundle.train), seed)
+    artefact = rewrite(lab.device.export(state.model), last, run)
+    clock.lap("export")
+    return Compressed(
+        steps=steps,
+        model=state.model,
+        artefact=artefact,
+        tokenizer=lab.prepared.teacher.tokenizer,
+        reports=(*state.reports, *(compressor.report() for compressor in last)),
+        seconds={**state.seconds, **clock.laps},
+        reused=reused,
+        kept=state.kept,
+    )
+
+
+def _reporter(lab: Lab, name: str) -> Callable[[int, int], None]:
+    """Return a callback that shows how far a training run is."""
+    return lambda done, total: lab.progress.show(Snapshot(name, done, total))
+
+
+def _name(block: Sequence[Step]) -> str:
+    """Return a block in a word."""
+    return "+".join(step.name for step in block)
+
+
+def _check_folder(recipe: Recipe, folder: RunFolder) -> None:
+    """Refuse a folder that was made of another teacher or other data: what it keeps would be taken for ours."""
+    path = folder.teacher / "lab.json"
+    told = {"teacher": recipe.teacher.model_dump(mode="json"), "data": recipe.data.model_dump(mode="json")}
+    told |= {"seed": recipe.search.seed}
+    if path.exists() and read_json(path) != told:
+        raise ConfigError(
+            f"run folder {folder.path}: holds the work of teacher {read_json(path)['teacher']['model']} on other data "
+            "or settings; choose another with --output."
+        )
+    write_json(path, told)

@@ -63,6 +63,7 @@ def prepare(
     folder: RunFolder,
     progress: Progress,
     on_checked: Callable[[Candidates], None] = lambda candidates: None,
+    for_search: bool = True,
 ) -> Prepared:
     """Load data and teacher, fine-tune it if asked, cache its outputs, score its units.
 
@@ -71,6 +72,7 @@ def prepare(
         folder: Keeps the fine-tuned teacher and its outputs.
         progress: Hears what is found.
         on_checked: Gets the candidates once data, teacher and space are known to be good, before the slow part.
+        for_search: False leaves out what only students need: the bundle has outputs of 0 rows and no importance.
 
     Raises:
         ConfigError: Bad recipe, data or teacher, in one line.
@@ -85,7 +87,8 @@ def prepare(
         progress.say(f"data: {note}")
     loaded, is_ready = _load_teacher(recipe, data, folder)
     candidates = Candidates(recipe, loaded.model.config)
-    progress.say(f"space: {candidates.space.size:,} students of a {loaded.model.config.depth}-layer teacher")
+    if for_search:
+        progress.say(f"space: {candidates.space.size:,} students of a {loaded.model.config.depth}-layer teacher")
     on_checked(candidates)
     train = tokenize(loaded.tokenizer, data.train, recipe.data.max_length)
     clock.lap("data")
@@ -95,14 +98,23 @@ def prepare(
         for split in (data.validation, data.test)
     )
     assert validation is not None
-    progress.say("teacher: running once over the training rows")
-    outputs = cached_outputs(teacher, train, folder.teacher, candidates.need_states, _reporter(progress, OUTPUTS))
-    importance = _importance(teacher, train, folder, recipe.search.seed)
+    outputs, importance = Outputs(np.empty((0, len(data.labels)), np.float16)), {}
+    if for_search:
+        outputs = teacher_outputs(teacher, train, folder, progress, candidates.need_states)
+        importance = _importance(teacher, train, folder, recipe.search.seed)
     bundle = _bundle(recipe, teacher, (train, validation, test), outputs, importance)
     scores = baseline(bundle, teacher, folder)
     clock.lap("teacher")
     n_tokens = recipe.device.tokens or max(2, int(np.median(validation.lengths)))
     return Prepared(teacher, data, bundle, candidates, n_tokens, scores, clock.laps)
+
+
+def teacher_outputs(
+    teacher: Teacher, train: Tokens, folder: RunFolder, progress: Progress, with_states: bool
+) -> Outputs:
+    """Return what the teacher says of the training rows, kept in the run folder; see `outputs.cached_outputs`."""
+    progress.say("teacher: running once over the training rows")
+    return cached_outputs(teacher, train, folder.teacher, with_states, _reporter(progress, OUTPUTS))
 
 
 def _load_teacher(recipe: Recipe, data: TextData, folder: RunFolder) -> tuple[Teacher, bool]:

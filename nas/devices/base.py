@@ -3,7 +3,7 @@
 Knows no runtime; those are rows of ``nas.devices.DEVICES``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -108,6 +108,19 @@ class Device(Protocol):
 
         Args:
             artefact: An exported model.
+            tokens: ``n`` rows.
+            batch: Rows of a call at most; rows of a call have equal length, so nothing is padded.
+
+        Raises:
+            DeviceError: The runtime refuses the artefact or an input.
+        """
+        ...
+
+    def observe(self, artefact: bytes, tokens: "Tokens", batch: int) -> Iterator[Mapping[str, np.ndarray]]:
+        """Yield all outputs of an artefact by name, call by call; for methods that look at activations.
+
+        Args:
+            artefact: An exported model, of which a compressor may have made inner values outputs.
             tokens: ``n`` rows.
             batch: Rows of a call at most; rows of a call have equal length, so nothing is padded.
 

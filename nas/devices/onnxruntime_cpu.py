@@ -7,7 +7,7 @@ Knows sessions, threads and affinity; how a graph is written is `onnx_text_encod
 import os
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -109,14 +109,25 @@ class OnnxRuntimeCpu:
         """
         session = self._load(artefact)
         logits = np.empty((len(tokens), session.get_outputs()[0].shape[1]), np.float32)
-        lengths = tokens.lengths
-        for length in np.unique(lengths):
-            alike = np.flatnonzero(lengths == length)
-            for part in bucketed_batches(lengths[alike], batch, None):
-                rows = alike[part]
-                picks = tokens.offsets[rows][:, None] + np.arange(length)
-                logits[rows] = self._run(session, _feed(session, tokens.ids[picks], tokens.types[picks]))
+        for rows, feed in _feeds(session, tokens, batch):
+            logits[rows] = self._run(session, feed)[0]
         return logits
+
+    def observe(self, artefact: bytes, tokens: Tokens, batch: int) -> Iterator[Mapping[str, np.ndarray]]:
+        """Yield all outputs of an ONNX file by name, call by call.
+
+        Args:
+            artefact: ONNX file; what its graph calls outputs is returned.
+            tokens: ``n`` rows.
+            batch: Rows of a call at most, all of one length.
+
+        Raises:
+            DeviceError: ONNX Runtime refuses the file or an input.
+        """
+        session = self._load(artefact)
+        names = [output.name for output in session.get_outputs()]
+        for _, feed in _feeds(session, tokens, batch):
+            yield dict(zip(names, self._run(session, feed), strict=True))
 
     def _load(self, artefact: bytes) -> onnxruntime.InferenceSession:
         """Return a session on the file."""
@@ -139,9 +150,9 @@ class OnnxRuntimeCpu:
         return lambda: session.run(None, feed)
 
     def _run(self, session: onnxruntime.InferenceSession, feed: dict[str, np.ndarray]) -> Any:
-        """Return the logits of one call."""
+        """Return the outputs of one call."""
         try:
-            return session.run(None, feed)[0]
+            return session.run(None, feed)
         except REFUSALS as error:
             shape = "x".join(str(size) for size in feed["input_ids"].shape)
             raise self._refused(f"an input of {shape} tokens failed", error) from error
@@ -170,6 +181,19 @@ class OnnxRuntimeCpu:
             yield
         finally:
             os.sched_setaffinity(0, allowed)
+
+
+def _feeds(
+    session: onnxruntime.InferenceSession, tokens: Tokens, batch: int
+) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    """Yield rows of equal length with the inputs the session wants of them."""
+    lengths = tokens.lengths
+    for length in np.unique(lengths):
+        alike = np.flatnonzero(lengths == length)
+        for part in bucketed_batches(lengths[alike], batch, None):
+            rows = alike[part]
+            picks = tokens.offsets[rows][:, None] + np.arange(length)
+            yield rows, _feed(session, tokens.ids[picks], tokens.types[picks])
 
 
 def _feed(session: onnxruntime.InferenceSession, ids: np.ndarray, types: np.ndarray) -> dict[str, np.ndarray]:
