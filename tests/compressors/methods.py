@@ -12,7 +12,7 @@ from compressors import COMPRESSORS
 from compressors.base import Change, Material, Report
 from search_spaces.dimensions import Choice
 from search_spaces.errors import ConfigError
-from search_spaces.families.encoder_model import TextEncoder
+from search_spaces.families.encoder_model import EncoderConfig, TextEncoder
 from search_spaces.space import Space
 
 
@@ -57,10 +57,13 @@ class Shallow(Method):
     def space(cls) -> Space:
         return Space({"layers": Choice((0, 1), ordered=True)})
 
+    def shape(self, config: EncoderConfig) -> EncoderConfig:
+        left = config.depth - self.layers
+        return replace(config, heads=config.heads[:left], ffn=config.ffn[:left])
+
     def make(self, model: TextEncoder) -> TextEncoder:
-        left = model.config.depth - self.layers
-        model.layers = model.layers[:left]
-        model.config = replace(model.config, heads=model.config.heads[:left], ffn=model.config.ffn[:left])
+        model.config = self.shape(model.config)
+        model.layers = model.layers[: model.config.depth]
         return model
 
 
