@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors.torch import load, save
+from torch import Tensor
 
 from nas.bundle import Bundle
 from nas.outputs import divergence, predict_logits
@@ -33,8 +34,13 @@ WHOLE = Rung(0.0, 1.0)
 
 def save_checkpoint(student: TextEncoder) -> bytes:
     """Return a student's weights and shape."""
-    content: bytes = save(student.state_dict(), metadata={"config": json.dumps(student.config.to_json())})
+    content: bytes = save(weights_of(student), metadata={"config": json.dumps(student.config.to_json())})
     return content
+
+
+def weights_of(model: TextEncoder) -> dict[str, Tensor]:
+    """Return the weights of a model as tensors that share no memory, as safetensors wants them."""
+    return {name: tensor.detach().clone().contiguous() for name, tensor in model.state_dict().items()}
 
 
 def load_checkpoint(content: bytes) -> TextEncoder:

@@ -27,6 +27,7 @@ from nas.outputs import accuracy, cached_outputs, predict_logits
 from nas.progress import Progress, Snapshot
 from nas.recipe import Recipe, TeacherSettings
 from nas.run_folder import RunFolder
+from nas.spelling import tokenizer_to_json
 from nas.teacher import Teacher, fine_tune, load_teacher, save_teacher, teacher_labels
 from search_spaces.errors import ConfigError, StateError
 from search_spaces.seeding import rng_for
@@ -63,6 +64,7 @@ def prepare(
     folder: RunFolder,
     progress: Progress,
     on_checked: Callable[[Candidates], None] = lambda candidates: None,
+    for_search: bool = True,
 ) -> Prepared:
     """Load data and teacher, fine-tune it if asked, cache its outputs, score its units.
 
@@ -71,6 +73,7 @@ def prepare(
         folder: Keeps the fine-tuned teacher and its outputs.
         progress: Hears what is found.
         on_checked: Gets the candidates once data, teacher and space are known to be good, before the slow part.
+        for_search: False leaves out what only students need: the bundle has outputs of 0 rows and no importance.
 
     Raises:
         ConfigError: Bad recipe, data or teacher, in one line.
@@ -85,7 +88,8 @@ def prepare(
         progress.say(f"data: {note}")
     loaded, is_ready = _load_teacher(recipe, data, folder)
     candidates = Candidates(recipe, loaded.model.config)
-    progress.say(f"space: {candidates.space.size:,} students of a {loaded.model.config.depth}-layer teacher")
+    if for_search:
+        progress.say(f"space: {candidates.space.size:,} students of a {loaded.model.config.depth}-layer teacher")
     on_checked(candidates)
     train = tokenize(loaded.tokenizer, data.train, recipe.data.max_length)
     clock.lap("data")
@@ -95,14 +99,27 @@ def prepare(
         for split in (data.validation, data.test)
     )
     assert validation is not None
-    progress.say("teacher: running once over the training rows")
-    outputs = cached_outputs(teacher, train, folder.teacher, candidates.need_states, _reporter(progress, OUTPUTS))
-    importance = _importance(teacher, train, folder, recipe.search.seed)
+    outputs, importance = Outputs(np.empty((0, len(data.labels)), np.float16)), {}
+    if for_search:
+        outputs = teacher_outputs(teacher, train, folder, progress, candidates.need_states)
+        importance = _importance(teacher, train, folder, recipe.search.seed)
     bundle = _bundle(recipe, teacher, (train, validation, test), outputs, importance)
     scores = baseline(bundle, teacher, folder)
     clock.lap("teacher")
-    n_tokens = recipe.device.tokens or max(2, int(np.median(validation.lengths)))
-    return Prepared(teacher, data, bundle, candidates, n_tokens, scores, clock.laps)
+    return Prepared(teacher, data, bundle, candidates, measured_length(recipe, validation), scores, clock.laps)
+
+
+def measured_length(recipe: Recipe, validation: Tokens) -> int:
+    """Return how many tokens the texts have that latency is measured with."""
+    return recipe.device.tokens or max(2, int(np.median(validation.lengths)))
+
+
+def teacher_outputs(
+    teacher: Teacher, train: Tokens, folder: RunFolder, progress: Progress, with_states: bool
+) -> Outputs:
+    """Return what the teacher says of the training rows, kept in the run folder; see `outputs.cached_outputs`."""
+    progress.say("teacher: running once over the training rows")
+    return cached_outputs(teacher, train, folder.teacher, with_states, _reporter(progress, OUTPUTS))
 
 
 def _load_teacher(recipe: Recipe, data: TextData, folder: RunFolder) -> tuple[Teacher, bool]:
@@ -163,6 +180,7 @@ def _bundle(
         outputs=outputs,
         recipe=resolved,
         fingerprint=key.hexdigest(),
+        tokenizer=tokenizer_to_json(teacher.tokenizer),
     )
 
 

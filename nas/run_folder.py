@@ -1,6 +1,6 @@
 """The folder of one run: where things lie, and that only one live process uses it.
 
-recipe.yaml, study.db, mlflow.db, log.txt, profile.json, teacher/, checkpoints/, students/<name>/, report.html
+recipe.yaml, study.db, mlflow.db, log.txt, profile.json, teacher/, cache/, checkpoints/, students/<name>/, report.html
 """
 
 import fcntl
@@ -23,6 +23,7 @@ class RunFolder:
     log = property(lambda self: self.path / "log.txt")
     profile = property(lambda self: self.path / "profile.json")
     teacher = property(lambda self: self.path / "teacher")
+    cache = property(lambda self: self.path / "cache")
     checkpoints = property(lambda self: self.path / "checkpoints")
     finalists = property(lambda self: self.path / "finalists")
     students = property(lambda self: self.path / "students")

@@ -15,7 +15,7 @@ from nas.run_folder import RunFolder
 from nas.strategies import OPTUNA_SAMPLERS, STRATEGIES
 
 EVOLVED = ("--set", "search.strategy=evolution")
-COMMANDS = ("search", "resume", "report", "export", "recipe", "strategies", "doctor")
+COMMANDS = ("search", "resume", "report", "export", "recipe", "compress", "compressors", "strategies", "doctor")
 
 
 def invoke(*arguments: str) -> tuple[int, str]:

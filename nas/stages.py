@@ -1,0 +1,138 @@
+"""What each stage of compression is handed and gives back; the search and the lab both work so.
+
+Knows compressors and what they look at; not in which order they act, not the training loop.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from compressors.base import ArtefactCompressor, Compressor, Material, ModelCompressor, Report, Run, TrainingCompressor
+from compressors.distillation import Distillation
+from nas.data.tokens import Tokens, bucketed_batches
+from nas.devices.base import Device
+from nas.spelling import Spelling
+from search_spaces.families.encoder_model import TextEncoder
+from search_spaces.seeding import rng_for
+
+ROWS = 512  # "a few hundred training samples" are enough (Muralidharan et al. 2024, Minitron, sec. 2.2)
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What compressors may learn from.
+
+    Attributes:
+        train: The training split as the teacher wants it.
+        tokenizer: The teacher's.
+        max_length: Tokens of a row at most.
+    """
+
+    train: Tokens
+    tokenizer: Any
+    max_length: int
+
+
+@dataclass(frozen=True)
+class State:
+    """A model between two steps.
+
+    Attributes:
+        model: In evaluation mode; never changed once it is here.
+        reports: Of the steps so far.
+        seconds: What they took.
+        spelling: How rows of the teacher's tokens become rows of the model's; None = they are the same.
+    """
+
+    model: TextEncoder
+    reports: tuple[Report, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    spelling: Spelling | None = None
+
+    def tokens(self, tokens: Tokens) -> Tokens:
+        """Return rows of the teacher's tokens as the model wants them."""
+        return tokens if self.spelling is None else self.spelling.tokens(tokens)
+
+
+def material_of(state: State, corpus: Corpus, seed: int) -> Material:
+    """Return what a compressor may look at besides the model: some hundred training rows, in batches of like length.
+
+    Args:
+        state: The model as it is now; rows and counts are of its tokens.
+        corpus: All training rows.
+        seed: Of the rows.
+    """
+    sample = _sample(state.tokens(corpus.train), seed)
+    rows = bucketed_batches(sample.lengths, BATCH, None)
+    batches = [(tuple(sample.collate(part)), torch.from_numpy(sample.labels[part])) for part in rows]
+    counts = np.bincount(state.tokens(corpus.train).ids, minlength=state.model.config.vocab_size)
+    return Material(batches, seed, counts, corpus.tokenizer if state.spelling is None else state.spelling.after)
+
+
+def apply_model_step(state: State, compressor: Compressor, corpus: Corpus, seed: int) -> State:
+    """Return the state after a method of the stage ``model``.
+
+    Args:
+        state: Not changed.
+        compressor: The method, unused so far.
+        corpus: What it may learn from.
+        seed: Of the rows that are looked at.
+
+    Raises:
+        ConfigError: Nothing in the model can be compressed so.
+    """
+    model = cast(ModelCompressor, compressor).apply(state.model, material_of(state, corpus, seed))
+    spelling = _spelling(state, compressor, corpus)
+    return replace(
+        state, model=cast(TextEncoder, model), reports=(*state.reports, compressor.report()), spelling=spelling
+    )
+
+
+def _spelling(state: State, compressor: Compressor, corpus: Corpus) -> Spelling | None:
+    """Return how rows are spelled after a method, which says so by ``kept`` and ``tokenizer`` if it drops tokens."""
+    kept = getattr(compressor, "kept", None)
+    if kept is None:
+        return state.spelling
+    old = kept if state.spelling is None else state.spelling.kept[kept]
+    return Spelling(old, corpus.tokenizer, compressor.tokenizer, corpus.max_length)  # type: ignore[attr-defined]
+
+
+def _sample(tokens: Tokens, seed: int, n_rows: int = ROWS) -> Tokens:
+    """Return a random few hundred rows."""
+    return tokens.subset(rng_for(seed, "material").permutation(len(tokens))[:n_rows])
+
+
+def loss_of(compressors: Sequence[Compressor]) -> Distillation:
+    """Return the loss of a training run: the one among its steps, or the default distillation."""
+    found = [cast(Distillation, compressor) for compressor in compressors if compressor.stage == "loss"]
+    return found[0] if found else Distillation()
+
+
+def training_of(compressors: Sequence[Compressor]) -> list[TrainingCompressor]:
+    """Return what acts between the optimiser's steps of a training run, in order."""
+    return [cast(TrainingCompressor, compressor) for compressor in compressors if compressor.stage == "training"]
+
+
+def rewrite(artefact: bytes, compressors: Sequence[Compressor], run: Run | None = None) -> bytes:
+    """Return the exported model after every compressor of the stage ``artefact``, in order."""
+    for compressor in compressors:
+        if compressor.stage == "artefact":
+            artefact = cast(ArtefactCompressor, compressor).apply(artefact, run)
+    return artefact
+
+
+def calibration(device: Device, tokens: Tokens, seed: int, n_rows: int = ROWS) -> Run:
+    """Return what runs an artefact on some training rows.
+
+    Args:
+        device: Runs it.
+        tokens: The training split as the model wants it.
+        seed: Of the rows that are looked at.
+        n_rows: How many; one is enough where only the latency of the result counts.
+    """
+    return partial(device.outputs, tokens=_sample(tokens, seed, n_rows), batch=BATCH)
