@@ -93,6 +93,24 @@ def test_it_does_less_harm_than_the_same_bits_everywhere():
     assert harm[1] < 0.5 * harm[0]
 
 
+def test_a_frozen_model_gets_the_same_bits():
+    found = []
+    for is_trained in (True, False):
+        method = MixedPrecision(3.0, BITS)
+        method.apply(network().requires_grad_(is_trained), material())
+        found.append(method.report())
+    assert found[0] == found[1]
+
+
+def test_the_fisher_estimate_is_the_squared_change_weighted_by_squared_gradients():
+    model, ((inputs, labels),) = network(), material(50).batches
+    F.cross_entropy(model(*inputs), labels).backward()
+    change = rounded(model[2].weight.detach(), 2) - model[2].weight.detach()
+    expected = float((0.5 * 50 * model[2].weight.grad.square() * change.square()).sum())
+    (found,) = bit_damages(model, {"2": model[2].weight}, [(inputs, labels)], ((2,), rounded), "fisher")["2"]
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
 def test_the_weights_are_rounded_to_the_bits_of_the_report():
     model, method = network(), MixedPrecision(3.0, BITS)
     result = method.apply(model, material())
