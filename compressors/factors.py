@@ -80,12 +80,12 @@ def input_moments(model: nn.Module, names: Sequence[str], batches: Sequence[Samp
         batches: Of the training split.
     """
     sums = _Sums()
+    modules = {name: model.get_submodule(name) for name in names}
+    wanted = {name: module for name, module in modules.items() if isinstance(module, nn.Linear | nn.Conv2d)}
     with ExitStack() as hooks, torch.no_grad():
-        for name in names:
-            module = model.get_submodule(name)
-            if isinstance(module, nn.Linear | nn.Conv2d):
-                hooks.callback(module.register_forward_pre_hook(partial(sums.add, name)).remove)
-        for inputs, _ in batches:
+        for name, module in wanted.items():
+            hooks.callback(module.register_forward_pre_hook(partial(sums.add, name)).remove)
+        for inputs, _ in batches if wanted else ():
             sums.mask = inputs[1].bool() if isinstance(model, TextEncoder) else None
             model(*inputs)
     return {name: total / sums.n[name] for name, total in sums.totals.items()}

@@ -39,12 +39,12 @@ class LowRank:
     Source: Eckart and Young 1936, https://doi.org/10.1007/BF02288367; aware: Wang et al. 2024 (SVD-LLM),
     https://arxiv.org/abs/2403.07378, sec. 3.1 (the same optimum from a Cholesky factor of E[x x^T]), after Yuan et al.
     2023 (ASVD), https://arxiv.org/abs/2312.05821. Word tables weighted by how often a word occurs: Chen et al. 2018
-    (GroupReduce), https://arxiv.org/abs/1806.06950, eq. 2. Convolutions: Zhang et al. 2016,
-    https://arxiv.org/abs/1505.06798, sec. 3.1.
+    (GroupReduce), https://arxiv.org/abs/1806.06950. Convolutions: Zhang et al. 2016,
+    https://arxiv.org/abs/1505.06798.
     """
 
     name: ClassVar[str] = "low_rank"
-    suits: ClassVar[str] = "splits matrices into two thin ones: smaller, faster from about half the weights on"
+    suits: ClassVar[str] = "splits matrices into two thin ones: smaller, and faster where much is left out"
     stage: ClassVar[Literal["model"]] = "model"
     phase: ClassVar[Phase] = "structure"
 

@@ -29,7 +29,7 @@ class Vocabulary:
         kept: ``(n,)`` int64, ascending, after `apply`: the old id of each new one; see `compressors.tokenizer.remap`.
         tokenizer: After `apply`: the tokenizer of the new model.
 
-    Source: Abdaoui et al. 2020, https://arxiv.org/abs/2010.05609, sec. 2 (the words of a language); here those of a
+    Source: Abdaoui et al. 2020, https://arxiv.org/abs/2010.05609 (the words of a language); here those of a
     corpus.
     """
 
