@@ -91,7 +91,12 @@ def _words(report: Report) -> str:
     """Return the reasons for skips with how often they were given, and the figures of a report."""
     reasons = Counter(skip.why for skip in report.skipped)
     told = [f"{n} x {why}" if n > 1 else why for why, n in reasons.items()]
-    return "; ".join([*told, *(f"{name} {value:.4g}" for name, value in report.figures.items())])
+    return "; ".join([*told, *(f"{name} {_figure(value)}" for name, value in report.figures.items())])
+
+
+def _figure(value: float) -> str:
+    """Return a number for people: whole from a thousand on, else four digits."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _layers(measures: Measures) -> Table:

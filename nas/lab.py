@@ -28,7 +28,17 @@ from nas.progress import Progress, Snapshot
 from nas.recipe import Recipe, SpaceSettings, TrainSettings
 from nas.run_folder import RunFolder
 from nas.spelling import Spelling
-from nas.stages import Corpus, State, apply_model_step, calibration, loss_of, material_of, rewrite, training_of
+from nas.stages import (
+    Corpus,
+    State,
+    apply_model_step,
+    calibration_rows,
+    compress,
+    loss_of,
+    material_of,
+    runner,
+    training_of,
+)
 from search_spaces.errors import ConfigError
 from search_spaces.families.encoder_model import TextEncoder
 
@@ -176,8 +186,8 @@ def compress_model(
 def _rehearse(lab: Lab, last: Sequence[Step], seed: int) -> None:
     """Refuse artefact steps that leave each other nothing to do, before anything is trained."""
     if len(last) > 1:
-        run = calibration(lab.device, lab.corpus.train, seed, n_rows=1)
-        rewrite(lab.reference, [step.bind() for step in last], run)
+        run = runner(lab.device, calibration_rows(lab.corpus.train, seed).subset(np.arange(1)))
+        compress(lab.reference, [step.bind() for step in last], run)
 
 
 def _restore(lab: Lab, cache: Cache, in_torch: Sequence[tuple[Step, ...]], seed: int) -> tuple[State, int]:
@@ -251,8 +261,8 @@ def _finish(lab: Lab, steps: tuple[Step, ...], state: State, seed: int, reused: 
     """Return the compressed model with its file."""
     clock = Stopwatch()
     last = [step.bind() for step in steps if step.stage == "artefact"]
-    run = calibration(lab.device, state.tokens(lab.prepared.bundle.train), seed)
-    artefact = rewrite(lab.device.export(state.model), last, run)
+    run = runner(lab.device, state.tokens(calibration_rows(lab.corpus.train, seed)))
+    artefact = compress(lab.device.export(state.model), last, run)
     clock.lap("export")
     return Compressed(
         steps=steps,

@@ -21,6 +21,8 @@ from search_spaces.seeding import rng_for
 
 ROWS = 512  # "a few hundred training samples" are enough (Muralidharan et al. 2024, Minitron, sec. 2.2)
 BATCH = 16
+CALIBRATION_ROWS = 256  # that show the activations of a trained student; an untrained one needs its latency only
+CALIBRATION_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,11 @@ def material_of(state: State, corpus: Corpus, seed: int) -> Material:
         corpus: All training rows.
         seed: Of the rows.
     """
-    sample = _sample(state.tokens(corpus.train), seed)
+    train = state.tokens(corpus.train)
+    sample = train.subset(rng_for(seed, "material").permutation(len(train))[:ROWS])
     rows = bucketed_batches(sample.lengths, BATCH, None)
     batches = [(tuple(sample.collate(part)), torch.from_numpy(sample.labels[part])) for part in rows]
-    counts = np.bincount(state.tokens(corpus.train).ids, minlength=state.model.config.vocab_size)
+    counts = np.bincount(train.ids, minlength=state.model.config.vocab_size)
     return Material(batches, seed, counts, corpus.tokenizer if state.spelling is None else state.spelling.after)
 
 
@@ -102,11 +105,6 @@ def _spelling(state: State, compressor: Compressor, corpus: Corpus) -> Spelling 
     return Spelling(old, corpus.tokenizer, compressor.tokenizer, corpus.max_length)  # type: ignore[attr-defined]
 
 
-def _sample(tokens: Tokens, seed: int, n_rows: int = ROWS) -> Tokens:
-    """Return a random few hundred rows."""
-    return tokens.subset(rng_for(seed, "material").permutation(len(tokens))[:n_rows])
-
-
 def loss_of(compressors: Sequence[Compressor]) -> Distillation:
     """Return the loss of a training run: the one among its steps, or the default distillation."""
     found = [cast(Distillation, compressor) for compressor in compressors if compressor.stage == "loss"]
@@ -118,7 +116,7 @@ def training_of(compressors: Sequence[Compressor]) -> list[TrainingCompressor]:
     return [cast(TrainingCompressor, compressor) for compressor in compressors if compressor.stage == "training"]
 
 
-def rewrite(artefact: bytes, compressors: Sequence[Compressor], run: Run | None = None) -> bytes:
+def compress(artefact: bytes, compressors: Sequence[Compressor], run: Run | None = None) -> bytes:
     """Return the exported model after every compressor of the stage ``artefact``, in order."""
     for compressor in compressors:
         if compressor.stage == "artefact":
@@ -126,13 +124,11 @@ def rewrite(artefact: bytes, compressors: Sequence[Compressor], run: Run | None 
     return artefact
 
 
-def calibration(device: Device, tokens: Tokens, seed: int, n_rows: int = ROWS) -> Run:
-    """Return what runs an artefact on some training rows.
+def calibration_rows(train: Tokens, seed: int) -> Tokens:
+    """Return the rows of the training split that activations are looked at with."""
+    return train.subset(rng_for(seed, "calibration").permutation(len(train))[:CALIBRATION_ROWS])
 
-    Args:
-        device: Runs it.
-        tokens: The training split as the model wants it.
-        seed: Of the rows that are looked at.
-        n_rows: How many; one is enough where only the latency of the result counts.
-    """
-    return partial(device.outputs, tokens=_sample(tokens, seed, n_rows), batch=BATCH)
+
+def runner(device: Device, tokens: Tokens) -> Run:
+    """Return what runs an artefact on rows as the model wants them, for a method that looks at activations."""
+    return partial(device.outputs, tokens=tokens, batch=CALIBRATION_BATCH)

@@ -24,7 +24,7 @@ from nas.meter import Stopwatch
 from nas.outputs import accuracy, predict_logits
 from nas.recipe import TrainSettings
 from nas.spelling import tokenizer_to_json
-from nas.stages import State, calibration, loss_of, rewrite, training_of
+from nas.stages import CALIBRATION_ROWS, State, compress, loss_of, training_of
 from nas.workbench import Plan, Workbench, workbench
 from search_spaces.errors import DivergedError
 from search_spaces.families.encoder_model import TextEncoder
@@ -63,8 +63,8 @@ def train_student(task: Task, bundle: Bundle) -> dict[str, Any]:
     clock.lap("train")
     final = bench.finish(replace(state, model=student.eval()), plan)
     scored = spelled if final.spelling is state.spelling else _spelled(bundle, final)
-    run = calibration(bench.device, scored.train, bench.recipe.search.seed)
-    artefact = rewrite(bench.device.export(final.model), plan.artefact, run)
+    run = bench.runner(CALIBRATION_ROWS, final)
+    artefact = compress(bench.device.export(final.model), plan.artefact, run)
     clock.lap("export")
     metrics = {
         "accuracy": _accuracy(bench, artefact, scored.validation),
@@ -135,8 +135,8 @@ def _untrained(bench: Workbench, candidates: Sequence[Genes]) -> list[bytes]:
         if latest != (architecture, shaping):
             latest, state = (architecture, shaping), bench.build(architecture, shaping)
             exported = bench.device.export(state.model)
-            run = calibration(bench.device, state.tokens(bench.corpus.train), bench.recipe.search.seed, n_rows=1)
-        artefacts.append(rewrite(exported, plan.artefact, run))
+            run = bench.runner(1, state)
+        artefacts.append(compress(exported, plan.artefact, run))
     return artefacts
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from compressors.base import Compressor
+from compressors.base import Compressor, Run
 from compressors.steps import TRAINED, Step, prefix_key
 from nas.bundle import Bundle
 from nas.candidates import Candidates
@@ -18,7 +18,7 @@ from nas.devices.base import Device
 from nas.prepare import measured_length
 from nas.recipe import Recipe
 from nas.spelling import tokenizer_from_json
-from nas.stages import Corpus, State, apply_model_step
+from nas.stages import Corpus, State, apply_model_step, calibration_rows, runner
 from search_spaces.families.encoder_model import EncoderConfig, TextEncoder
 from search_spaces.families.importance import Importance
 from search_spaces.families.text_encoder import Architecture
@@ -72,8 +72,14 @@ class Workbench:
         self.reference = self.device.export(self.teacher)
         tokenizer = tokenizer_from_json(bundle.tokenizer) if bundle.tokenizer else None
         self.corpus = Corpus(bundle.train, tokenizer, min(self.recipe.data.max_length, config.n_positions))
+        self.calibration = calibration_rows(bundle.train, self.recipe.search.seed)
         self.n_tokens = measured_length(self.recipe, bundle.validation)
         self._states: dict[str, State] = {}
+
+    def runner(self, n_rows: int, state: State | None = None) -> Run:
+        """Return what runs an artefact on up to ``n_rows`` calibration rows, spelled as a student wants them."""
+        rows = self.calibration.subset(np.arange(min(n_rows, len(self.calibration))))
+        return runner(self.device, rows if state is None else state.tokens(rows))
 
     def finish(self, state: State, plan: Plan) -> State:
         """Return a trained student after the model steps that follow its training; reports of the training come first.

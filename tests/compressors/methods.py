@@ -1,11 +1,14 @@
 """Small methods for the tests of composition, which must work with any row of the table."""
 
 import copy
+import json
 from dataclasses import replace
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
 from torch import nn
 
 from compressors import COMPRESSORS
@@ -14,6 +17,8 @@ from search_spaces.dimensions import Choice
 from search_spaces.errors import ConfigError
 from search_spaces.families.encoder_model import EncoderConfig, TextEncoder
 from search_spaces.space import Space
+
+N_SPECIAL = 4  # tokens that always stay, the first ones
 
 
 class Method:
@@ -91,6 +96,33 @@ class Hooked(Method):
         return model
 
 
+class Words(Method):
+    """Drops the words of a WordLevel tokenizer that the corpus has less than a number of times."""
+
+    name: ClassVar[str] = "words"
+    phase: ClassVar[str] = "structure"
+
+    def __init__(self, least: int = 1) -> None:
+        super().__init__()
+        self.least = least
+
+    def apply(self, model: nn.Module, material: Material) -> nn.Module:
+        counts = material.corpus
+        self.kept = np.flatnonzero((counts >= self.least) | (np.arange(len(counts)) < N_SPECIAL))
+        content = json.loads(material.tokenizer.backend_tokenizer.to_str())
+        new = {int(old): place for place, old in enumerate(self.kept)}
+        vocab = content["model"]["vocab"]
+        content["model"]["vocab"] = {word: new[old] for word, old in vocab.items() if old in new}
+        self.tokenizer = copy.deepcopy(material.tokenizer)
+        self.tokenizer._tokenizer = Tokenizer.from_str(json.dumps(content))
+        return super().apply(model, material)
+
+    def make(self, model: TextEncoder) -> TextEncoder:
+        model.embeddings.word = nn.Embedding.from_pretrained(model.embeddings.word.weight[self.kept], freeze=False)
+        model.config = replace(model.config, vocab_size=len(self.kept))
+        return model
+
+
 class Failing(Method):
     """Finds nothing to compress."""
 
@@ -104,7 +136,7 @@ class Failing(Method):
 @pytest.fixture
 def methods(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Add the methods to the table; return the names of those applied since."""
-    for cls in (Shallow, Rounding, Hooked, Failing):
+    for cls in (Shallow, Rounding, Hooked, Words, Failing):
         monkeypatch.setitem(COMPRESSORS._rows, cls.name, f"tests.compressors.methods:{cls.__name__}")
     monkeypatch.setattr(Method, "calls", [])
     return Method.calls

@@ -1,4 +1,5 @@
 import copy
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +163,25 @@ def test_a_model_that_its_weights_do_not_make_is_not_cached(lab: Lab, methods: l
         assert compress_model(lab, steps("hooked")).reused == ()
     assert methods == ["hooked", "hooked"]
     assert any("is not kept" in line for line in lab.progress.lines)
+
+
+def test_a_pruned_vocabulary_says_the_same_of_covered_texts_and_reaches_every_later_step(lab: Lab) -> None:
+    made = compress_model(lab, steps("words:least=25"))
+    rows, ours = lab.prepared.bundle.validation, made.tokens(lab.prepared.bundle.validation)
+    assert made.spelling is not None
+    assert made.model.config.vocab_size == len(made.spelling.kept) < lab.teacher.config.vocab_size
+    covered = np.array([np.isin(rows.subset(np.array([i])).ids, made.spelling.kept).all() for i in range(len(rows))])
+    assert 0 < covered.sum() < len(rows)
+    said, wanted = (lab.device.predict(a, t, 1) for a, t in ((made.artefact, ours), (lab.reference, rows)))
+    np.testing.assert_allclose(said[covered], wanted[covered], atol=1e-6)
+    assert abs(said - wanted)[~covered].max() > 1e-5
+    texts = [text for (text,) in lab.prepared.data.validation.texts]
+    assert made.tokens(rows).ids.tolist() == list(chain.from_iterable(made.tokenizer(texts)["input_ids"]))
+    again = compress_model(lab, steps("words:least=25", "words:least=30", "distillation", "int8"))
+    assert again.reused == ("words",)
+    assert len(again.tokenizer) == again.model.config.vocab_size < made.model.config.vocab_size
+    assert again.tokens(rows).ids.tolist() == list(chain.from_iterable(again.tokenizer(texts)["input_ids"]))
+    assert 0 <= measure(lab, again, quick=True).student.accuracy <= 1
 
 
 def test_an_impossible_order_is_refused_before_anything_is_computed(lab: Lab, methods: list[str]) -> None:

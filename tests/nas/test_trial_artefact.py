@@ -13,7 +13,7 @@ from nas.prepare import prepare
 from nas.progress import Silent
 from nas.recipe import Recipe, TrainSettings
 from nas.run_folder import RunFolder
-from nas.stages import ROWS, calibration, rewrite
+from nas.stages import CALIBRATION_ROWS, State, compress
 from nas.trial import measure_shapes, train_student
 from nas.workbench import workbench
 from search_spaces.errors import ConfigError
@@ -49,11 +49,11 @@ def test_a_runner_shows_what_is_added_to_the_outputs_of_as_many_rows_as_asked_fo
     bench = workbench(bundle)
     probe = onnx.load_model_from_string(bench.reference)
     probe.graph.output.append(onnx.helper.make_tensor_value_info("layers.0.out", onnx.TensorProto.FLOAT, None))
-    for n_rows, expected in ((3, 3), (10**6, len(bundle.train))):
-        calls = list(calibration(bench.device, bundle.train, 0, n_rows)(probe.SerializeToString()))
+    for n_rows, expected in ((3, 3), (10**6, CALIBRATION_ROWS)):
+        calls = list(bench.runner(n_rows, State(bench.teacher))(probe.SerializeToString()))
         assert sum(len(call["logits"]) for call in calls) == expected
         assert {call["layers.0.out"].shape[2] for call in calls} == {32}
-    assert len(bundle.train) > ROWS  # so that a trained student sees some rows and not all
+    assert len(bundle.train) > CALIBRATION_ROWS
 
 
 def test_a_student_is_calibrated_and_its_reports_name_what_was_left_out(bundle: Bundle) -> None:
@@ -78,4 +78,4 @@ def test_untrained_shapes_are_measured_with_ranges_too(bundle: Bundle) -> None:
 
 def test_a_method_that_needs_activations_says_so_when_there_are_none(bundle: Bundle) -> None:
     with pytest.raises(ConfigError, match="static_int8: run is None"):
-        rewrite(workbench(bundle).reference, [StaticInt8()])
+        compress(workbench(bundle).reference, [StaticInt8()])

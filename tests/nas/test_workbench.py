@@ -1,13 +1,19 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from nas.bundle import Outputs
+from nas.data.tokenize import tokenize
 from nas.executor import Task
+from nas.outputs import accuracy
 from nas.prepare import Prepared, prepare
 from nas.progress import Silent
 from nas.recipe import Recipe
 from nas.run_folder import RunFolder
+from nas.spelling import tokenizer_from_json
 from nas.trial import measure_shapes, train_student
 from nas.workbench import workbench
 from search_spaces.errors import ConfigError
@@ -101,6 +107,23 @@ def test_a_method_that_tells_its_shape_makes_no_variants_and_another_does(recipe
     monkeypatch.delattr(Shallow, "shape")
     other = {found.variant(each) for each in found.variants(genes)}
     assert {"shallow(layers=0)", "shallow(layers=1)", "shallow(layers=1)+int8(per_channel=True)"} < other
+
+
+def test_a_student_with_fewer_words_is_trained_scored_and_delivered_with_them(recipe, tmp_path):
+    found = prepared(recipe, tmp_path, {"words": {}, "distillation": {"hidden": 0.0}, "int8": {"enabled": True}})
+    genes = found.candidates.warm_start()[0]
+    train = found.bundle.train
+    counts = np.bincount(train.ids, minlength=94)
+    bundle = replace(found.bundle, train=train.subset(np.arange(8)), outputs=Outputs(found.bundle.outputs.logits[:8]))
+    result = train_student(task(genes), replace(bundle, fingerprint="few rows"))
+    n_words = result["architecture"]["config"]["vocab_size"]
+    assert n_words < 94 == len(counts)
+    tokenizer = tokenizer_from_json(result["tokenizer"])
+    assert len(tokenizer) == n_words
+    assert tokenizer.unk_token == "[UNK]"
+    artefact, tokens = result["artefact"], tokenize(tokenizer, found.data.validation, 64)
+    said = workbench(replace(bundle, fingerprint="few rows")).device.predict(artefact, tokens, 1)
+    assert result["metrics"]["accuracy"] == accuracy(said, tokens)
 
 
 def test_a_search_refuses_an_impossible_order_and_two_trainings(recipe, tmp_path):
