@@ -35,10 +35,14 @@ class Material:
     Attributes:
         batches: Some hundred rows of the *training* split, for scores and calibration.
         seed: Of every random choice.
+        corpus: ``(vocab_size,)`` int64, how often each token occurs in the *whole* training split; None = unknown.
+        tokenizer: The model's fast tokenizer of `transformers`; None = unknown or no text.
     """
 
     batches: Sequence[Sample]
     seed: int = 0
+    corpus: np.ndarray | None = None
+    tokenizer: Any = None
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,10 @@ import os
 from pathlib import Path
 from typing import Annotated, Any
 
+import click
 import typer
 from rich.console import Console
+from typer.core import TyperCommand
 
 from search_spaces.errors import NasError
 from search_spaces.registry import Table
@@ -22,10 +24,22 @@ COMMANDS = Table(
         "report": "launch.commands:report",
         "export": "launch.commands:export",
         "recipe": "launch.commands:recipe",
+        "compress": "launch.compress:compress",
+        "compressors": "launch.methods:methods",
         "strategies": "launch.strategies:strategies",
         "doctor": "launch.doctor:doctor",
     },
 )
+
+
+class WithMethods(TyperCommand):
+    """A command whose help ends with all methods of compression."""
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Print the help, then every method with one line; this imports torch, other helps do not."""
+        super().format_help(ctx, formatter)
+        _run("compressors", None)
+
 
 app = typer.Typer(
     name="nas",
@@ -142,6 +156,58 @@ def recipe(
         nas recipe quickstart > recipe.yaml
     """
     _run("recipe", name)
+
+
+@app.command(cls=WithMethods)
+def compress(
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="RECIPE", help="Recipe whose teacher, data, device and training count.")
+    ] = None,
+    teacher: Annotated[str | None, typer.Option(help="Local folder or Hugging Face id of the teacher.")] = None,
+    data: Annotated[str | None, typer.Option(help="csv, tsv, jsonl or parquet file (.gz too), or hub id.")] = None,
+    device: Annotated[str | None, typer.Option(help="Device to measure on.")] = None,
+    step: Annotated[
+        list[str] | None, typer.Option(metavar="METHOD[:KNOB=VALUE,...]", help="A method; repeat it, in order.")
+    ] = None,
+    steps: Annotated[Path | None, typer.Option(help="YAML or JSON file with a list of steps.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the data in a training run.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the student; default: in the run folder.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON and nothing else.")] = False,
+    sets: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of the recipe.")] = None,
+) -> None:
+    """Compress a teacher by methods of your choice, one after the other, and measure what it gives.
+
+    Neighbouring methods of a training run act together. What an earlier call has computed is not computed again.
+    Without RECIPE, teacher and data it takes those of the quickstart.
+
+    **Examples**
+
+        nas compress --step int8
+
+        nas compress --teacher ./my-model --data sst2.csv --step unit_pruning:ffn=0.5 --step distillation --step int8
+    """
+    overrides = {
+        "teacher.model": teacher,
+        "data.source": data,
+        "device.name": device,
+        "finalize.train.epochs": epochs,
+    }
+    _run("compress", recipe, (overrides, sets or []), (step or [], steps), output, as_json)
+
+
+@app.command()
+def compressors(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Method to show in detail.")] = None,
+) -> None:
+    """List the methods that make a model smaller, or show the knobs of one: default, choices of a search, meaning.
+
+    **Examples**
+
+        nas compressors
+
+        nas compressors int8
+    """
+    _run("compressors", name)
 
 
 @app.command()

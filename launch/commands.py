@@ -1,17 +1,14 @@
 """What the commands do: put recipe, folder, executor, tracker and terminal together, and run the engine."""
 
-import logging
 import os
-import signal
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import typer
 
 from launch.export import export_student
+from launch.process import Stopped, absolute_paths, quiet_libraries, short, stoppable
 from launch.ray_address import check_address
 from launch.ray_executor import RayExecutor
 from launch.recipes import EMBEDDED, embedded_names, load_recipe, save_recipe
@@ -28,10 +25,6 @@ from search_spaces.errors import ConfigError, MissingDependencyError
 from search_spaces.registry import Table, unknown_name
 
 TRACKERS = Table("tracker", {"mlflow": "launch.mlflow_tracker:MlflowTracker"})  # imported by a search that tracks
-
-
-class Stopped(KeyboardInterrupt):
-    """SIGTERM: an orderly end like Ctrl-C, with an exit code of its own."""
 
 
 def search(
@@ -52,11 +45,11 @@ def search(
         recipe = recipe.model_copy(update={"constraints": limits})
     check_names(recipe)
     check_address(recipe.cluster)
-    recipe = _with_absolute_paths(recipe)
+    recipe = absolute_paths(recipe)
     folder = RunFolder(output) if output else fresh_folder(Path("runs"), recipe.name)
     if folder.study.exists() or (folder.teacher / "model").exists():
         raise ConfigError(
-            f"run folder {folder.path}: holds a search already; continue it with: nas resume {_short(folder.path)}"
+            f"run folder {folder.path}: holds a search already; continue it with: nas resume {short(folder.path)}"
         )
     folder.create()
     folder.lock()
@@ -83,7 +76,7 @@ def report(run: Path, show: bool) -> int:
     progress = make_progress(folder.log)
     if show:
         progress.console.print(terminal_table(data))
-    progress.say(f"report: {_short(path)}")
+    progress.say(f"report: {short(path)}")
     progress.close()
     return 0
 
@@ -92,7 +85,7 @@ def export(run: Path, student: str, output: Path | None) -> int:
     """Copy a student to a folder that can be shipped."""
     folder = _existing(run)
     target = export_student(folder, load_recipe(str(folder.recipe), {}, []), student, output)
-    typer.echo(f"exported: {_short(target)}")
+    typer.echo(f"exported: {short(target)}")
     return 0
 
 
@@ -138,9 +131,9 @@ def _drive(recipe: Recipe, folder: RunFolder) -> int:
     """Run the engine in a locked folder; say how it ended and how to go on."""
     progress = make_progress(folder.log)
     executor, tracker = make_executor(recipe), make_tracker(recipe, folder)
-    progress.say(f"run folder: {_short(folder.path)}")
+    progress.say(f"run folder: {short(folder.path)}")
     state: State = "failed"
-    with _quiet_libraries(), _stoppable():
+    with quiet_libraries(), stoppable():
         try:
             Engine(recipe, folder, executor, tracker, progress).run()
             _finish(recipe, folder, progress, tracker)
@@ -148,7 +141,7 @@ def _drive(recipe: Recipe, folder: RunFolder) -> int:
             return 0
         except KeyboardInterrupt as signalled:
             state = "killed"
-            progress.warn(f"stopped; continue with: nas resume {_short(folder.path)}")
+            progress.warn(f"stopped; continue with: nas resume {short(folder.path)}")
             return 143 if isinstance(signalled, Stopped) else 130
         finally:
             tracker.finish(state)
@@ -166,22 +159,8 @@ def _finish(recipe: Recipe, folder: RunFolder, progress: Any, tracker: Tracker) 
     target = export_student(folder, recipe, "best", folder.path / "best")
     progress.close()
     progress.console.print(terminal_table(data))
-    progress.say(f"report: {_short(path)}")
-    progress.say(f"best student: {_short(target)}")
-
-
-def _with_absolute_paths(recipe: Recipe) -> Recipe:
-    """Return the recipe with local paths that hold from any working directory, so that it resumes from anywhere."""
-    data = {name: _absolute(getattr(recipe.data, name)) for name in ("source", "validation", "test")}
-    teacher = {"model": _absolute(recipe.teacher.model)}
-    parts = {"data": recipe.data.model_copy(update=data), "teacher": recipe.teacher.model_copy(update=teacher)}
-    return recipe.model_copy(update=parts)
-
-
-def _absolute(name: str | None) -> str | None:
-    """Return the absolute path of what exists here; anything else, a hub id say, as it is."""
-    path = Path(name or "").expanduser()
-    return str(path.resolve()) if name and path.exists() else name
+    progress.say(f"report: {short(path)}")
+    progress.say(f"best student: {short(target)}")
 
 
 def _existing(run: Path) -> RunFolder:
@@ -190,37 +169,3 @@ def _existing(run: Path) -> RunFolder:
     if not folder.recipe.is_file():
         raise ConfigError(f"run folder {run}: holds no recipe.yaml; give the folder of a search, e.g. runs/quickstart.")
     return folder
-
-
-def _short(path: Path) -> str:
-    """Return a path as a person here would type it."""
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
-
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """Turn SIGTERM into an orderly end; a second signal ends the process at once."""
-
-    def stop(signum: int, frame: FrameType | None) -> None:
-        """Raise what the signal stands for, once."""
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        raise Stopped if signum == signal.SIGTERM else KeyboardInterrupt
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _quiet_libraries() -> Iterator[None]:
-    """Keep other libraries' chatter off the terminal; warnings of theirs stay in their own logs."""
-    for name in ("optuna", "mlflow", "alembic", "transformers", "ray", "onnxruntime", "torch"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    yield

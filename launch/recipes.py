@@ -76,8 +76,29 @@ def _read(path: Path) -> str:
         raise ConfigError(f"recipe {path}: not UTF-8 at byte {error.start}; save it as UTF-8 text.") from None
 
 
+def read_values(path: Path) -> Any:
+    """Return the plain values of a YAML or JSON file.
+
+    Raises:
+        ConfigError: It is missing, too large, or not YAML.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file; give a YAML or JSON file.")
+    return _values(_read(path), path)
+
+
 def _parse(text: str, path: Path | None) -> dict[str, Any]:
     """Return the YAML mapping of a text."""
+    raw = _values(text, path)
+    if raw is None:
+        return {}
+    if not isinstance(raw, dict):
+        raise ConfigError(f"recipe {path}: holds a {type(raw).__name__}; a recipe is a mapping of sections.")
+    return raw
+
+
+def _values(text: str, path: Path | None) -> Any:
+    """Return the plain YAML values of a text."""
     try:
         aliases = sum(isinstance(token, yaml.AliasToken) for token in yaml.scan(text))
         raw = yaml.safe_load(text) if aliases <= MAX_ALIASES else None
@@ -88,10 +109,6 @@ def _parse(text: str, path: Path | None) -> dict[str, Any]:
         raise ConfigError(f"recipe {path}: not valid YAML: {' '.join(str(error).split())[:200]}.") from None
     if aliases > MAX_ALIASES:
         raise ConfigError(f"recipe {path}: {aliases} YAML aliases; at most {MAX_ALIASES} are allowed.")
-    if raw is None:
-        return {}
-    if not isinstance(raw, dict):
-        raise ConfigError(f"recipe {path}: holds a {type(raw).__name__}; a recipe is a mapping of sections.")
     return raw
 
 

@@ -18,26 +18,26 @@ def strategies(name: str | None) -> int:
     """Print all strategies, or one with its options; return the exit code."""
     if name is None:
         rows = [*((row, _class(row).suits) for row in STRATEGIES), *OPTUNA_SUITS.items()]
-        _print(("strategy", "good for"), rows)
+        print_table(("strategy", "good for"), rows)
         return 0
     check_strategy(name)
     if name in STRATEGIES:
         cls = _class(name)
-        _print_line(f"{name}: {cls.suits}; objectives: {cls.max_objectives or 'any number'}")
-        _print(("option", "default", "allowed", "what it does"), _options(cls))
+        print_line(f"{name}: {cls.suits}; objectives: {cls.max_objectives or 'any number'}")
+        print_table(("option", "default", "allowed", "what it does"), _options(cls))
     else:
-        _print_line(f"{name}: {OPTUNA_SUITS[name]}; class {OPTUNA_SAMPLERS[name].replace(':', '.')}")
-        _print(("option", "default"), _parameters(OPTUNA_SAMPLERS.load(name)))
-    _print_line("Set one with: --set search.options.OPTION=VALUE")
+        print_line(f"{name}: {OPTUNA_SUITS[name]}; class {OPTUNA_SAMPLERS[name].replace(':', '.')}")
+        print_table(("option", "default"), _parameters(OPTUNA_SAMPLERS.load(name)))
+    print_line("Set one with: --set search.options.OPTION=VALUE")
     return 0
 
 
-def _print_line(text: str) -> None:
+def print_line(text: str) -> None:
     """Print one line, wrapped at the terminal's width."""
     Console(highlight=False, markup=False).print(text)
 
 
-def _print(columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+def print_table(columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
     """Print a table."""
     table = Table(*columns)
     for row in rows:

@@ -15,7 +15,8 @@ import torch
 from compressors.base import Change, Report, Sample, Skip
 from nas.checkpoint import load_checkpoint, save_checkpoint
 from nas.files import MANIFEST, atomic_write, check_manifest, read_json, write_json, write_manifest
-from nas.stages import State
+from nas.spelling import Spelling, with_content
+from nas.stages import Corpus, State
 from search_spaces.errors import StateError
 from search_spaces.families.encoder_model import TextEncoder
 
@@ -23,9 +24,9 @@ from search_spaces.families.encoder_model import TextEncoder
 class Cache:
     """States in a folder, by key."""
 
-    def __init__(self, folder: Path, warn: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path, corpus: Corpus, warn: Callable[[str], None]) -> None:
         """Name the folder, which is made when something is kept; ``warn`` hears of damaged entries."""
-        self.folder, self._warn = folder, warn
+        self.folder, self.corpus, self._warn = folder, corpus, warn
 
     def load(self, key: str) -> State | None:
         """Return what is kept under a key; None where nothing is, or what is there is damaged, which is said."""
@@ -39,9 +40,17 @@ class Cache:
             shutil.rmtree(entry)
             return None
         told = read_json(entry / "state.json")
-        kept = None if told["kept"] is None else np.array(told["kept"], np.int64)
         model = load_checkpoint((entry / "model.safetensors").read_bytes())
-        return State(model, tuple(_report(report) for report in told["reports"]), told["seconds"], kept)
+        reports = tuple(_report(report) for report in told["reports"])
+        return State(model, reports, told["seconds"], self._spelling(told["spelling"]))
+
+    def _spelling(self, told: Mapping[str, Any] | None) -> Spelling | None:
+        """Return a written spelling."""
+        if told is None:
+            return None
+        before = self.corpus.tokenizer
+        after = with_content(before, told["tokenizer"])
+        return Spelling(np.array(told["kept"], np.int64), before, after, self.corpus.max_length)
 
     def save(self, key: str, state: State, probe: Sample) -> None:
         """Keep a state, unless its shape and weights alone do not make the model: then nothing is kept, and that said.
@@ -58,9 +67,12 @@ class Cache:
         entry = self.folder / key
         entry.mkdir(parents=True, exist_ok=True)
         atomic_write(entry / "model.safetensors", content)
-        kept = None if state.kept is None else state.kept.tolist()
-        reports = [report.to_json() for report in state.reports]
-        write_json(entry / "state.json", {"reports": reports, "seconds": dict(state.seconds), "kept": kept})
+        told = {
+            "reports": [report.to_json() for report in state.reports],
+            "seconds": dict(state.seconds),
+            "spelling": _told(state.spelling),
+        }
+        write_json(entry / "state.json", told)
         write_manifest(entry)
 
 
@@ -68,6 +80,13 @@ def _is_same(one: TextEncoder, other: TextEncoder, probe: Sample) -> bool:
     """Return whether two models say the same of a batch, but for the last digits of sums."""
     with torch.inference_mode():
         return bool(torch.allclose(one(*probe[0]), other(*probe[0]), rtol=1e-4, atol=1e-5))
+
+
+def _told(spelling: Spelling | None) -> dict[str, Any] | None:
+    """Return a spelling as JSON values."""
+    if spelling is None:
+        return None
+    return {"kept": spelling.kept.tolist(), "tokenizer": spelling.after.backend_tokenizer.to_str()}
 
 
 def _report(told: Mapping[str, Any]) -> Report:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from compressors.base import Material, Report, Sample
+from compressors.base import Material, Report
 from compressors.steps import TRAINED, Step, blocks, check_order, check_standalone, prefix_key
 from nas import __version__
 from nas.bundle import Outputs
@@ -27,7 +27,8 @@ from nas.prepare import Prepared, prepare, teacher_outputs
 from nas.progress import Progress, Snapshot
 from nas.recipe import Recipe, SpaceSettings, TrainSettings
 from nas.run_folder import RunFolder
-from nas.stages import State, apply_model_step, calibration, loss_of, material_of, rewrite, training_of
+from nas.spelling import Spelling
+from nas.stages import Corpus, State, apply_model_step, calibration, loss_of, material_of, rewrite, training_of
 from search_spaces.errors import ConfigError
 from search_spaces.families.encoder_model import TextEncoder
 
@@ -63,7 +64,14 @@ class Lab:
 
     def material(self, seed: int = 0) -> Material:
         """Return some hundred training rows, those of the seed, in batches of rows of like length."""
-        return material_of(self.prepared.bundle.train, seed)
+        return material_of(State(self.teacher), self.corpus, seed)
+
+    @property
+    def corpus(self) -> Corpus:
+        """Return the training rows with the teacher's tokenizer."""
+        tokenizer = self.prepared.teacher.tokenizer
+        longest = min(self.recipe.data.max_length, tokenizer.model_max_length)
+        return Corpus(self.prepared.bundle.train, tokenizer, longest)
 
     def outputs(self, with_states: bool = False) -> Outputs:
         """Return what the teacher says of the training rows; computed once a folder, when first asked for."""
@@ -88,7 +96,7 @@ class Compressed:
         seconds: What took how long, by block of steps (``distillation+weight_pruning``), and ``export``; of reused
             blocks as long as they took when they were computed.
         reused: Steps whose result came from the cache.
-        kept: Token ids of the teacher that are still in the vocabulary, ascending; None = all.
+        spelling: How rows of the teacher's tokens become rows of the model's; None = the vocabulary is the teacher's.
     """
 
     steps: tuple[Step, ...]
@@ -98,11 +106,11 @@ class Compressed:
     reports: tuple[Report, ...]
     seconds: Mapping[str, float] = field(default_factory=dict)
     reused: tuple[str, ...] = ()
-    kept: np.ndarray | None = None
+    spelling: Spelling | None = None
 
     def tokens(self, tokens: Tokens) -> Tokens:
         """Return rows of the teacher's tokens as this model wants them: the same unless the vocabulary was pruned."""
-        return State(self.model, kept=self.kept).tokens(tokens)
+        return tokens if self.spelling is None else self.spelling.tokens(tokens)
 
 
 def open_lab(recipe: Recipe, folder: RunFolder, progress: Progress) -> Lab:
@@ -153,14 +161,14 @@ def compress_model(
         check_order(steps)
         check_standalone(steps)
     in_torch = [block for block in blocks(steps) if block[0].stage != "artefact"]
-    cache = Cache(lab.folder.cache, lab.progress.warn)
+    cache = Cache(lab.folder.cache, lab.corpus, lab.progress.warn)
     state, n_done = _restore(lab, cache, in_torch, seed)
     reused = tuple(step.name for block in in_torch[:n_done] for step in block)
     if reused:
         lab.progress.say(f"reused: {', '.join(reused)}")
     for i, block in enumerate(in_torch[n_done:], start=n_done + 1):
         state = _advance(lab, state, block, seed, on_step)
-        cache.save(_key(lab, in_torch[:i], seed), state, _probe(lab, state))
+        cache.save(_key(lab, in_torch[:i], seed), state, material_of(state, lab.corpus, seed).batches[0])
     return _finish(lab, tuple(steps), state, seed, reused)
 
 
@@ -171,11 +179,6 @@ def _restore(lab: Lab, cache: Cache, in_torch: Sequence[tuple[Step, ...]], seed:
         if state is not None:
             return state, n_done
     return State(lab.teacher), 0
-
-
-def _probe(lab: Lab, state: State) -> Sample:
-    """Return a few rows as the model wants them."""
-    return material_of(state.tokens(lab.prepared.bundle.train), 0).batches[0]
 
 
 def _key(lab: Lab, done: Sequence[tuple[Step, ...]], seed: int) -> str:
@@ -209,7 +212,7 @@ def _advance(
     name, clock = _name(block), Stopwatch()
     lab.progress.show(Snapshot(name))
     if block[0].stage == "model":
-        state = apply_model_step(state, block[0].bind(), lab.prepared.bundle.train, seed)
+        state = apply_model_step(state, block[0].bind(), lab.corpus, seed)
     else:
         state = _train(lab, state, block, seed, on_step or _reporter(lab, name))
     clock.lap(name)
@@ -247,11 +250,11 @@ def _finish(lab: Lab, steps: tuple[Step, ...], state: State, seed: int, reused: 
         steps=steps,
         model=state.model,
         artefact=artefact,
-        tokenizer=lab.prepared.teacher.tokenizer,
+        tokenizer=state.spelling.after if state.spelling else lab.prepared.teacher.tokenizer,
         reports=(*state.reports, *(compressor.report() for compressor in last)),
         seconds={**state.seconds, **clock.laps},
         reused=reused,
-        kept=state.kept,
+        spelling=state.spelling,
     )
 
 

@@ -3,9 +3,10 @@
 Knows compressors and what they look at; not in which order they act, not the training loop.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import cast
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,11 +15,27 @@ from compressors.base import ArtefactCompressor, Compressor, Material, ModelComp
 from compressors.distillation import Distillation
 from nas.data.tokens import Tokens, bucketed_batches
 from nas.devices.base import Device
+from nas.spelling import Spelling
 from search_spaces.families.encoder_model import TextEncoder
 from search_spaces.seeding import rng_for
 
 ROWS = 512  # "a few hundred training samples" are enough (Muralidharan et al. 2024, Minitron, sec. 2.2)
 BATCH = 16
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What compressors may learn from.
+
+    Attributes:
+        train: The training split as the teacher wants it.
+        tokenizer: The teacher's.
+        max_length: Tokens of a row at most.
+    """
+
+    train: Tokens
+    tokenizer: Any
+    max_length: int
 
 
 @dataclass(frozen=True)
@@ -29,48 +46,65 @@ class State:
         model: In evaluation mode; never changed once it is here.
         reports: Of the steps so far.
         seconds: What they took.
-        kept: Token ids of the teacher that are left in the vocabulary, ascending; None = all.
+        spelling: How rows of the teacher's tokens become rows of the model's; None = they are the same.
     """
 
     model: TextEncoder
     reports: tuple[Report, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
-    kept: np.ndarray | None = None
+    spelling: Spelling | None = None
 
     def tokens(self, tokens: Tokens) -> Tokens:
         """Return rows of the teacher's tokens as the model wants them."""
-        return tokens
+        return tokens if self.spelling is None else self.spelling.tokens(tokens)
 
 
-def sample_rows(tokens: Tokens, seed: int) -> Tokens:
-    """Return a random few hundred training rows, for scores and calibration."""
-    return tokens.subset(rng_for(seed, "material").permutation(len(tokens))[:ROWS])
+def material_of(state: State, corpus: Corpus, seed: int) -> Material:
+    """Return what a compressor may look at besides the model: some hundred training rows, in batches of like length.
 
-
-def material_of(tokens: Tokens, seed: int) -> Material:
-    """Return what a model compressor may look at, of the training rows as the model wants them."""
-    sample = sample_rows(tokens, seed)
+    Args:
+        state: The model as it is now; rows and counts are of its tokens.
+        corpus: All training rows.
+        seed: Of the rows.
+    """
+    sample = _sample(state.tokens(corpus.train), seed)
     rows = bucketed_batches(sample.lengths, BATCH, None)
     batches = [(tuple(sample.collate(part)), torch.from_numpy(sample.labels[part])) for part in rows]
-    return Material(batches, seed)
+    counts = np.bincount(state.tokens(corpus.train).ids, minlength=state.model.config.vocab_size)
+    return Material(batches, seed, counts, corpus.tokenizer if state.spelling is None else state.spelling.after)
 
 
-def apply_model_step(state: State, compressor: Compressor, tokens: Tokens, seed: int) -> State:
+def apply_model_step(state: State, compressor: Compressor, corpus: Corpus, seed: int) -> State:
     """Return the state after a method of the stage ``model``.
 
     Args:
         state: Not changed.
         compressor: The method, unused so far.
-        tokens: The training split as the teacher wants it.
+        corpus: What it may learn from.
         seed: Of the rows that are looked at.
 
     Raises:
         ConfigError: Nothing in the model can be compressed so.
     """
-    model = cast(ModelCompressor, compressor).apply(state.model, material_of(state.tokens(tokens), seed))
-    left = getattr(compressor, "kept", None)  # of a method that prunes the vocabulary
-    kept = state.kept if left is None else np.asarray(left) if state.kept is None else state.kept[np.asarray(left)]
-    return replace(state, model=cast(TextEncoder, model), reports=(*state.reports, compressor.report()), kept=kept)
+    model = cast(ModelCompressor, compressor).apply(state.model, material_of(state, corpus, seed))
+    spelling = _spelling(state, compressor, corpus)
+    return replace(
+        state, model=cast(TextEncoder, model), reports=(*state.reports, compressor.report()), spelling=spelling
+    )
+
+
+def _spelling(state: State, compressor: Compressor, corpus: Corpus) -> Spelling | None:
+    """Return how rows are spelled after a method, which says so by ``kept`` and ``tokenizer`` if it drops tokens."""
+    kept = getattr(compressor, "kept", None)
+    if kept is None:
+        return state.spelling
+    old = kept if state.spelling is None else state.spelling.kept[kept]
+    return Spelling(old, corpus.tokenizer, compressor.tokenizer, corpus.max_length)  # type: ignore[attr-defined]
+
+
+def _sample(tokens: Tokens, seed: int) -> Tokens:
+    """Return a random few hundred rows."""
+    return tokens.subset(rng_for(seed, "material").permutation(len(tokens))[:ROWS])
 
 
 def loss_of(compressors: Sequence[Compressor]) -> Distillation:
@@ -93,16 +127,11 @@ def rewrite(artefact: bytes, compressors: Sequence[Compressor], run: Run | None 
 
 
 def calibration(device: Device, tokens: Tokens, seed: int) -> Run:
-    """Return what runs an artefact on the calibration rows.
+    """Return what runs an artefact on some hundred training rows.
 
     Args:
         device: Runs it.
         tokens: The training split as the model wants it.
         seed: Of the rows that are looked at.
     """
-
-    def run(artefact: bytes) -> Iterator[Mapping[str, np.ndarray]]:
-        """Yield all outputs of the artefact."""
-        return device.observe(artefact, sample_rows(tokens, seed), BATCH)
-
-    return run
+    return partial(device.outputs, tokens=_sample(tokens, seed), batch=BATCH)

@@ -116,13 +116,13 @@ class Device(Protocol):
         """
         ...
 
-    def observe(self, artefact: bytes, tokens: "Tokens", batch: int) -> Iterator[Mapping[str, np.ndarray]]:
-        """Yield all outputs of an artefact by name, call by call; for methods that look at activations.
+    def outputs(self, artefact: bytes, tokens: "Tokens", batch: int) -> Iterator[Mapping[str, np.ndarray]]:
+        """Yield all outputs of an artefact by name, call by call; a compressor adds what it wants to see to them.
 
         Args:
-            artefact: An exported model, of which a compressor may have made inner values outputs.
-            tokens: ``n`` rows.
-            batch: Rows of a call at most; rows of a call have equal length, so nothing is padded.
+            artefact: An exported model.
+            tokens: Rows; those of a call have equal length.
+            batch: Rows of a call at most.
 
         Raises:
             DeviceError: The runtime refuses the artefact or an input.

@@ -113,13 +113,13 @@ class OnnxRuntimeCpu:
             logits[rows] = self._run(session, feed)[0]
         return logits
 
-    def observe(self, artefact: bytes, tokens: Tokens, batch: int) -> Iterator[Mapping[str, np.ndarray]]:
-        """Yield all outputs of an ONNX file by name, call by call.
+    def outputs(self, artefact: bytes, tokens: Tokens, batch: int) -> Iterator[Mapping[str, np.ndarray]]:
+        """Yield all outputs by name, call by call, in the order of the rows' lengths.
 
         Args:
-            artefact: ONNX file; what its graph calls outputs is returned.
-            tokens: ``n`` rows.
-            batch: Rows of a call at most, all of one length.
+            artefact: ONNX file.
+            tokens: Rows; those of a call have equal length.
+            batch: Rows of a call at most.
 
         Raises:
             DeviceError: ONNX Runtime refuses the file or an input.
@@ -183,10 +183,16 @@ class OnnxRuntimeCpu:
             os.sched_setaffinity(0, allowed)
 
 
+def _feed(session: onnxruntime.InferenceSession, ids: np.ndarray, types: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the inputs the session wants, of ``(rows, tokens)`` ids without padding."""
+    given = {"input_ids": ids, "attention_mask": np.ones(ids.shape), "token_type_ids": types}
+    return {wanted.name: given[wanted.name].astype(np.int64) for wanted in session.get_inputs()}
+
+
 def _feeds(
     session: onnxruntime.InferenceSession, tokens: Tokens, batch: int
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-    """Yield rows of equal length with the inputs the session wants of them."""
+    """Yield the rows of each call and its inputs; rows of a call have equal length."""
     lengths = tokens.lengths
     for length in np.unique(lengths):
         alike = np.flatnonzero(lengths == length)
@@ -194,12 +200,6 @@ def _feeds(
             rows = alike[part]
             picks = tokens.offsets[rows][:, None] + np.arange(length)
             yield rows, _feed(session, tokens.ids[picks], tokens.types[picks])
-
-
-def _feed(session: onnxruntime.InferenceSession, ids: np.ndarray, types: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the inputs the session wants, of ``(rows, tokens)`` ids without padding."""
-    given = {"input_ids": ids, "attention_mask": np.ones(ids.shape), "token_type_ids": types}
-    return {wanted.name: given[wanted.name].astype(np.int64) for wanted in session.get_inputs()}
 
 
 def _measurement(timing: Timing, width: float, load_ms: float, size_bytes: int) -> Measurement:

@@ -21,10 +21,12 @@ def parameters(config: EncoderConfig) -> int:
 
 def macs(config: EncoderConfig, n_tokens: int) -> int:
     """Return the multiply-accumulates of one forward pass over one text of ``n_tokens`` tokens."""
-    return _outside(config, n_tokens) + sum(
-        _projection(config, layer, n_tokens) + _ffn(config, layer, n_tokens) + _attention(config, layer, n_tokens)
-        for layer in range(config.depth)
-    )
+    return _outside(config, n_tokens) + sum(layer_macs(config, layer, n_tokens) for layer in range(config.depth))
+
+
+def layer_macs(config: EncoderConfig, layer: int, n_tokens: int) -> int:
+    """Return the multiply-accumulates of one layer, from 0, in such a pass."""
+    return _projection(config, layer, n_tokens) + _ffn(config, layer, n_tokens) + _attention(config, layer, n_tokens)
 
 
 def features(config: EncoderConfig, n_tokens: int) -> dict[str, float]:
