@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from launch.commands import absolute_paths, make_tracker, quiet_libraries, short, stoppable
+from launch.commands import make_tracker
 from launch.comparison_report import Facts, terminal_tables, write_reports
 from launch.joint import Joint
+from launch.process import absolute_paths, quiet_libraries, short, stoppable
 from launch.recipes import load_recipe, save_recipe
 from launch.terminal import make_progress
 from nas.compared import Row

@@ -5,7 +5,7 @@ Knows rows and their columns; nothing of where they come from.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,21 @@ from launch.scatter import Point, Scatter, scatter
 from nas.compared import Row
 from nas.files import atomic_write
 from nas.methods import METHODS, TEACHER
-from nas.yardstick import COLUMNS, Column
+from nas.yardstick import COLUMNS, Column, Unit
 
-PLAIN = ("accuracy", "test_accuracy", "retention", "size_bytes", "compressed_bytes", "latency_ms", "p95_ms", "speedup")
-BEHAVIOUR = ("memory_bytes", "agreement", "calibration_error", "typos", "missing_words", "attribution", "worst_class")
+PLAIN = ("accuracy", "test_accuracy", "retention", "size_bytes", "latency_ms", "speedup")
+COSTS = ("compressed_bytes", "memory_bytes", "p95_ms", "train_s")
+BEHAVIOUR = ("agreement", "calibration_error", "typos", "missing_words", "attribution", "worst_class")
+ALL = (*PLAIN, *COSTS, *BEHAVIOUR)
 SMALLEST, LARGEST = 5.0, 26.0  # radius in pixels of the smallest and of the largest file
 SPEEDUP = Column("speedup", "faster", "times", True, "than the teacher's file, in the same rounds")
+FORMS: Mapping[Unit, Callable[[float], str]] = {
+    "share": "{:.3f}".format,
+    "times": "{:.1f}x".format,
+    "ms": milliseconds,
+    "bytes": megabytes,
+    "seconds": duration,
+}
 SHOWN = {column.name: column for column in (*COLUMNS, SPEEDUP)}
 NOTES = (
     "All figures are those of the exported file in the runtime that ships, but the attributions: those are of the "
@@ -71,14 +80,18 @@ def write_reports(folder: Path, rows: Sequence[Row], facts: Facts) -> list[Path]
 
 
 def terminal_tables(rows: Sequence[Row], facts: Facts) -> list[Table]:
-    """Return two tables of rich: what a student costs and scores, and how it behaves beside its teacher."""
-    heads = {f"{facts.teacher} on {facts.data}; {facts.budget}": PLAIN, f"behaviour; {facts.device}": BEHAVIOUR}
+    """Return tables of rich, each at most 80 wide: what students score, what they cost, and how they behave."""
+    heads = {
+        f"{facts.teacher} on {facts.data}; {facts.budget}": PLAIN,
+        f"costs; {facts.device}": COSTS,
+        "behaviour": BEHAVIOUR,
+    }
     return [_table(title, _present(names, rows), rows) for title, names in heads.items()]
 
 
 def markdown(rows: Sequence[Row], facts: Facts) -> str:
     """Return everything as one markdown table with notes."""
-    names = _present((*PLAIN, *BEHAVIOUR, "train_s"), rows)
+    names = _present(ALL, rows)
     lines = [
         f"Methods on {facts.teacher}: {facts.data}. Budget: {facts.budget}. Device: {facts.device}.",
         "",
@@ -100,7 +113,7 @@ def html(rows: Sequence[Row], facts: Facts) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    names = _present((*PLAIN, *BEHAVIOUR, "train_s"), rows)
+    names = _present(ALL, rows)
     drawn, radii = _plot(rows)
     return environment.get_template("compare.html.j2").render(
         rows=rows,
@@ -129,8 +142,7 @@ def _written(value: float, column: Column) -> str:
     """Return a figure with its unit."""
     if column.name == "retention":
         return f"{value:.1%}"
-    forms = {"share": lambda v: f"{v:.3f}", "ms": milliseconds, "bytes": megabytes, "seconds": duration}
-    return f"{value:.1f}x" if column.unit == "times" else forms[column.unit](value)
+    return FORMS[column.unit](value)
 
 
 def _present(names: Sequence[str], rows: Sequence[Row]) -> list[str]:
@@ -140,7 +152,14 @@ def _present(names: Sequence[str], rows: Sequence[Row]) -> list[str]:
 
 def _table(title: str, names: Sequence[str], rows: Sequence[Row]) -> Table:
     """Return a table of some columns."""
-    table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table = Table(
+        title=escape(title),
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        collapse_padding=True,
+    )
     table.add_column("method", no_wrap=True)
     for name in names:
         table.add_column(SHOWN[name].title, justify="right", no_wrap=True)

@@ -37,9 +37,7 @@ class Joint:
             ConfigError: Both or a bad one.
         """
         if run is not None and minutes is not None:
-            raise ConfigError(
-                f"--run {run} --search {minutes:g}: give one: a finished search, or minutes for one."
-            )
+            raise ConfigError(f"--run {run} --search {minutes:g}: give one: a finished search, or minutes for one.")
         if minutes is not None and not minutes > 0:
             raise ConfigError(f"--search: {minutes:g} minutes; above 0.")
         if run is not None and not RunFolder(run).recipe.is_file():

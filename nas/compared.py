@@ -24,7 +24,7 @@ class Row:
         title: In words.
         figures: Means over the seeds by the names of `nas.yardstick.COLUMNS`, and what `Yardstick.measure` says
             besides; empty when it failed.
-        spread: Standard deviation over the seeds of accuracy, test_accuracy and retention.
+        spread: Standard deviation over the seeds of accuracy and test_accuracy.
         n_seeds: How many there were.
         remarks: What a reader must know; why it failed.
         artefact: The file that was measured, the first seed's; None when it failed.
@@ -72,7 +72,6 @@ def make_row(
         n_seeds = elsewhere["n"]
     if teacher.get("accuracy"):
         figures["retention"] = figures["accuracy"] / teacher["accuracy"]
-        spread["retention"] = spread["accuracy"] / teacher["accuracy"]
     figures |= measured
     return Row(method.name, method.title, figures, spread, n_seeds, (*method.remarks, *_doubts(measured)), artefact)
 

@@ -78,8 +78,9 @@ class Comparison:
         for done, (name, seed) in enumerate(waiting, start=1):
             if name not in self.failures:
                 self._try(name, seed, f"{name}, seed {seed + 1} of {self.n_seeds} (run {done} of {len(waiting)})")
-            left_s = (time.monotonic() - began) / done * (len(waiting) - done)
-            self.lab.progress.say(f"compare: {done} of {len(waiting)} runs, about {left_s / 60:.0f} min left")
+            if done < len(waiting):
+                left_s = (time.monotonic() - began) / done * (len(waiting) - done)
+                self.lab.progress.say(f"compare: {done} of {len(waiting)} runs, about {_in_words(left_s)} left")
 
     def keep(self, name: str, seed: int, compressed: Compressed, over_seeds: Mapping[str, Any] | None = None) -> None:
         """Judge one student and keep what was found.
@@ -92,7 +93,7 @@ class Comparison:
         """
         twin = self._twin(name, seed, compressed.artefact)
         figures = twin or self.yardstick.judge(compressed)
-        told = {"figures": figures, "over_seeds": over_seeds}
+        told: dict[str, Any] = {"figures": figures, "over_seeds": over_seeds}
         told |= {"reports": [report.to_json() for report in compressed.reports]}
         self.findings.keep(name, seed, self._key(name, seed), compressed.artefact, told)
         said = "the same file as with another seed" if twin else f"{figures['size_bytes'] / 1e6:.1f} MB"
@@ -118,8 +119,9 @@ class Comparison:
         return float(sum(result["figures"]["train_s"] for result in kept))
 
     def _jobs(self) -> list[tuple[str, int]]:
-        """Return every method but the joint one with every seed."""
-        return [(name, seed) for name in self.names if name != JOINT for seed in range(self.n_seeds)]
+        """Return every method but the joint one with every seed; the teacher has none."""
+        made = (name for name in self.names if name != JOINT)
+        return [(name, seed) for name in made for seed in range(self.n_seeds if self.steps[name] else 1)]
 
     def _try(self, name: str, seed: int, label: str) -> None:
         """Make and judge one student; a method that cannot do it is left out, and that is said."""
@@ -182,3 +184,8 @@ class Comparison:
         """Return what a measurement depends on: the file and the calls, as a hash."""
         calls = f"{self.lab.recipe.device.model_dump_json()} {self.lab.prepared.n_tokens}"
         return hashlib.sha256(self.findings.artefact(name, 0).read_bytes() + calls.encode()).hexdigest()
+
+
+def _in_words(seconds: float) -> str:
+    """Return a time for people, e.g. ``45 s``, ``12 min``."""
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

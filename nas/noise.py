@@ -89,9 +89,7 @@ def _mistyped(word: str, rng: np.random.Generator) -> str:
     at, kind = int(rng.choice(inner)), int(rng.integers(4))
     before, letter, after = word[:at], word[at], word[at + 1 :]
     if kind == 0:
-        other = (
-            at + 1 if at + 2 < len(word) else at - 1
-        )  # the last letter stays
+        other = at + 1 if at + 2 < len(word) else at - 1  # the last letter stays
         first, second = sorted((at, other))
         return word[:first] + word[second] + word[first] + word[second + 1 :]
     if kind == 1:

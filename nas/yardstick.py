@@ -148,12 +148,18 @@ class Yardstick:
         return answers
 
     def _attribution(self, compressed: Compressed) -> float:
-        """Return how alike student and teacher rank the words of a row; 0 where no row is long enough."""
-        if not len(self._explained):
+        """Return how alike student and teacher rank the words of a row; 0 where no row can be compared.
+
+        A row that a smaller vocabulary spells with more pieces has no common words to rank, so it is left out.
+        """
+        rows = self._lab.prepared.bundle.validation.subset(self._explained)
+        spelled = compressed.tokens(rows)
+        same = np.flatnonzero(spelled.lengths == rows.lengths)
+        if not len(same):
             return 0.0
-        rows = compressed.tokens(self._lab.prepared.bundle.validation.subset(self._explained))
-        found = attributions(compressed.model, rows, self._targets, compressed.model.config.pad_token_id)
-        return attribution_agreement(found, self._teacher_attributions)
+        padding = compressed.model.config.pad_token_id
+        found = attributions(compressed.model, spelled.subset(same), self._targets[same], padding)
+        return attribution_agreement(found, [self._teacher_attributions[i] for i in same])
 
     def _answers(self, compressed: Compressed, split: Split) -> np.ndarray:
         """Return ``(n, labels)`` what a file says of texts, with the tokenizer that ships with it."""

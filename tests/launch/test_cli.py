@@ -15,7 +15,7 @@ from nas.run_folder import RunFolder
 from nas.strategies import OPTUNA_SAMPLERS, STRATEGIES
 
 EVOLVED = ("--set", "search.strategy=evolution")
-COMMANDS = ("search", "resume", "report", "export", "recipe", "strategies", "doctor")
+COMMANDS = ("search", "resume", "report", "export", "recipe", "strategies", "doctor", "compare")
 
 
 def invoke(*arguments: str) -> tuple[int, str]:
