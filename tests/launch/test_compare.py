@@ -100,6 +100,7 @@ def test_other_conditions_make_everything_that_depends_on_them_anew(
     assert "magnitude_50, seed 1: accuracy" in output
 
 
+@pytest.mark.slow
 def test_a_killed_comparison_goes_on_where_it_was(options: list[str], tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = [*ENTRY, "compare", *options, "--output", str(run), "--set", "tracking.mlflow=false"]
