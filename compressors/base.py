@@ -103,7 +103,11 @@ class Compressor(Protocol):
 
 
 class ModelCompressor(Compressor, Protocol):
-    """Makes another model of a model."""
+    """Makes another model of a model.
+
+    Where the new shape follows from the old one and the knobs alone, a method may also have ``shape(config)``, which
+    returns the new config: a search then knows what a candidate costs before it is made.
+    """
 
     def apply(self, model: nn.Module, material: Material) -> nn.Module:
         """Return the compressed model in evaluation mode; it shares no memory with the argument, which is not changed.

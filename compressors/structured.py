@@ -55,7 +55,7 @@ class StructuredPruning(Inner):
             raise ConfigError(f"structured_pruning.criterion: {criterion!r} is unknown; known: first_order, magnitude.")
         if not 0 < end <= 1:
             raise ConfigError(f"structured_pruning.end: {end} is out of range; above 0, at most 1.")
-        self.schedule, self.criterion, self.end = schedule, criterion, end
+        self.schedule, self.criterion, self._end = schedule, criterion, end
         self._target: EncoderConfig | None = None
         self._student: TextEncoder | None = None
         self._scores: dict[str, Tensor] = {}
@@ -110,7 +110,7 @@ class StructuredPruning(Inner):
         """Cut to the next milestone when its step has come; True when parameters were replaced."""
         if not self._is_cutting():
             return False
-        milestone = min(MILESTONES, int(MILESTONES * (step + 1) / (self.end * self._n_steps) + 1e-9))
+        milestone = min(MILESTONES, int(MILESTONES * (step + 1) / (self._end * self._n_steps) + 1e-9))
         if milestone == self._milestone:
             return False
         self._milestone = milestone

@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 from rich.console import Console
 from typer.core import TyperCommand
@@ -37,7 +36,7 @@ COMMANDS = Table(
 class WithMethods(TyperCommand):
     """A command whose help ends with all methods of compression."""
 
-    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the help, then every method with one line; this imports torch, other helps do not."""
         super().format_help(ctx, formatter)
         _run("compressors", None)

@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from rich.console import Console
+
 from compressors import COMPRESSORS
 from compressors.steps import knob_defaults
 from launch.strategies import print_line, print_table
@@ -13,8 +15,10 @@ from launch.strategies import print_line, print_table
 def methods(name: str | None) -> int:
     """Print all methods, or one with its knobs; return the exit code."""
     if name is None:
-        rows = ((row, COMPRESSORS.load(row).stage, COMPRESSORS.load(row).suits) for row in COMPRESSORS)
-        print_table(("method", "acts on", "good for"), rows)
+        width = max(map(len, COMPRESSORS))
+        for row in COMPRESSORS:  # one line each, which the terminal wraps: short enough to search for
+            cls = COMPRESSORS.load(row)
+            Console(highlight=False, markup=False).print(f"{row:{width}}  {cls.stage:8}  {cls.suits}", soft_wrap=True)
         print_line("Show the knobs of one with: nas compressors METHOD")
         return 0
     cls = COMPRESSORS.load(name)

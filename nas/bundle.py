@@ -1,7 +1,7 @@
 """What every task of a search shares: plain arrays and JSON, so that it travels through an object store uncopied."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,7 @@ class Bundle:
         outputs: What the teacher says of ``train``.
         recipe: The resolved recipe as JSON.
         fingerprint: Names this content; workers keep what they derive from it under this key.
+        tokenizer: JSON of the teacher's, see `spelling.tokenizer_to_json`; {} where no compressor asks for it.
     """
 
     family: str
@@ -49,3 +50,4 @@ class Bundle:
     outputs: Outputs
     recipe: Mapping[str, Any]
     fingerprint: str
+    tokenizer: Mapping[str, Any] = field(default_factory=dict)

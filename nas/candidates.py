@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from compressors import COMPRESSORS
-from compressors.base import Compressor
+from compressors.steps import TRAINED, Step, blocks, check_order
 from nas.recipe import Gene, Recipe
 from search_spaces.errors import ConfigError
 from search_spaces.families import FAMILIES
@@ -18,6 +18,8 @@ from search_spaces.families.encoder_model import EncoderConfig
 from search_spaces.families.text_encoder import Architecture
 from search_spaces.registry import unknown_name
 from search_spaces.space import Genes, Space, Value
+
+MOST_VARIANTS = 32  # of one shape
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Candidates:
         self.mode = recipe.space.mode
         self.teacher = teacher
         self._fixed: dict[str, Mapping[str, Gene]] = dict(recipe.compress)
+        _check_order(self._fixed)
         self._shapes: Space = self.family.space(teacher, self.mode)
         knobs = {name: _open_knobs(name, fixed) for name, fixed in self._fixed.items()}
         self._knobs = {name: space for name, space in knobs.items() if space.names}
@@ -82,14 +85,14 @@ class Candidates:
         return True if dimension.contains(True) else dimension.default
 
     def architecture(self, genes: Genes) -> Architecture:
-        """Return the shape that the genes describe."""
+        """Return the shape that the genes describe, before any compressor."""
         shape = {name: value for name, value in genes.items() if name in self._shapes.dimensions}
         architecture: Architecture = self.family.architecture(self.teacher, shape, self.mode)
         return architecture
 
-    def compressors(self, genes: Genes) -> list[Compressor]:
-        """Return the compressors in the recipe's order, with their knobs bound."""
-        return [COMPRESSORS.load(name)(**self._bound(name, genes)) for name in self._fixed]
+    def steps(self, genes: Genes) -> list[Step]:
+        """Return the compressors in the recipe's order, with their knobs."""
+        return [Step(name, self._bound(name, genes)) for name in self._fixed]
 
     def _bound(self, compressor: str, genes: Genes) -> dict[str, Any]:
         """Return the knobs of one compressor: those the recipe fixes and those the genes choose."""
@@ -98,8 +101,8 @@ class Candidates:
         return {**self._fixed[compressor], **chosen}
 
     def variant(self, genes: Genes) -> str:
-        """Return the name of the artefact's treatment; students of one shape and variant run equally fast."""
-        bound = {name: self._bound(name, genes) for name in self._fixed if COMPRESSORS.load(name).stage == "artefact"}
+        """Return the name of what is done to a shape; students of one shape and variant run equally fast."""
+        bound = {name: self._bound(name, genes) for name in self._fixed if _makes_variants(name)}
         names = [name + self._open_words(name, knobs) for name, knobs in bound.items() if knobs.get("enabled", True)]
         return "+".join(names) or "fp32"
 
@@ -110,29 +113,57 @@ class Candidates:
         return f"({','.join(words)})" if words else ""
 
     def variants(self, genes: Genes) -> list[dict[str, Value]]:
-        """Return the candidate once for every variant that exists for its shape (at most a few dozen)."""
-        names = [
-            f"{name}.{gene}"
-            for name, space in self._knobs.items()
-            if COMPRESSORS.load(name).stage == "artefact"
-            for gene in space.names
-        ]
+        """Return the candidate once for every variant that exists for its shape (at most a few dozen).
+
+        Raises:
+            ConfigError: There are more, and every one would have to be measured.
+        """
+        makers = {name: space for name, space in self._knobs.items() if _makes_variants(name)}
+        names = [f"{name}.{gene}" for name, space in makers.items() for gene in space.names]
         options = [_choices(self.space, name) for name in names]
         found: dict[str, dict[str, Value]] = {}
         for values in itertools.product(*options):
             genes_of = self.space.canonical({**self.space.complete(genes), **dict(zip(names, values, strict=True))})
             found.setdefault(self.variant(genes_of), genes_of)
+            if len(found) > MOST_VARIANTS:
+                raise ConfigError(
+                    f"compress: {', '.join(makers)} make more than {MOST_VARIANTS} variants of one shape, each to be "
+                    "measured; fix some of their knobs in the recipe."
+                )
         return list(found.values())
 
     def known(self, genes: Genes, n_tokens: int) -> Known:
         """Return the figures that follow from the shape alone, for one row of ``n_tokens`` tokens."""
         config = self.architecture(genes).config
+        for name in self._fixed:
+            if hasattr(COMPRESSORS.load(name), "shape"):
+                config = COMPRESSORS.load(name)(**self._bound(name, genes)).shape(config)
         macs, parameters = self.family.macs(config, n_tokens), self.family.parameters(config)
         return Known(float(macs), float(parameters), self.family.features(config, n_tokens))
 
     def describe(self, genes: Genes) -> str:
         """Return the shape and variant in a few words, e.g. ``3 layers (0,2,5), hidden 384, ffn 768, int8``."""
         return f"{self.architecture(genes).describe()}, {self.variant(genes)}"
+
+
+def _check_order(fixed: Mapping[str, Mapping[str, Gene]]) -> None:
+    """Refuse compressors in an impossible order; a student is trained once."""
+    steps = [Step(name) for name in fixed]
+    if steps:
+        check_order(steps)
+    runs = [block for block in blocks(steps) if block[0].stage in TRAINED]
+    if len(runs) > 1:
+        first, second = runs[0][-1].name, runs[1][0].name
+        raise ConfigError(
+            f"compress: {second!r} cannot follow {first!r}: a student of a search is trained once, and something "
+            "stands between them. Put losses and training methods side by side."
+        )
+
+
+def _makes_variants(name: str) -> bool:
+    """Return whether students of one shape run differently by a method, in a way that its knobs alone tell."""
+    cls = COMPRESSORS.load(name)
+    return cls.stage == "artefact" or (cls.stage == "model" and cls.phase == "structure" and not hasattr(cls, "shape"))
 
 
 def _open_knobs(name: str, fixed: Mapping[str, Gene]) -> Space:

@@ -22,6 +22,7 @@ from nas.recipe import Recipe
 from nas.record import Record
 from nas.run_folder import RunFolder
 from nas.rungs import trained_in_full
+from nas.spelling import with_content
 from nas.student import save
 from search_spaces.errors import StateError
 from search_spaces.families.text_encoder import Architecture
@@ -176,7 +177,10 @@ class Finalize:
             facts = {key: row[key] for key in ("name", "genes", "shape", "metrics", "measurement", "feasible")}
             facts |= {"teacher": self.recipe.teacher.model, "teacher_metrics": self.known.teacher}
             facts |= {"text_columns": len(self.recipe.data.text), "max_length": self.recipe.data.max_length}
-            save(target, config, weights, artefact, self.prepared.teacher.tokenizer, facts)
+            words = finalist.chosen.get("tokenizer")  # None: the teacher's
+            tokenizer = self.prepared.teacher.tokenizer
+            tokenizer = tokenizer if words is None else with_content(tokenizer, words["content"])
+            save(target, config, weights, artefact, tokenizer, facts)
         return [rows[i] for i in order]
 
     def _row(self, finalist: Finalist, measurement: dict[str, Any]) -> dict[str, Any]:

@@ -235,7 +235,7 @@ def _train(lab: Lab, state: State, block: tuple[Step, ...], seed: int, on_step: 
         compressors=training_of(compressors),
         on_step=on_step,
     )
-    reporting = compressors if loss in compressors else [loss, *compressors]
+    reporting = [loss, *training_of(compressors)]
     return replace(state, model=student, reports=(*state.reports, *(each.report() for each in reporting)))
 
 
@@ -271,7 +271,10 @@ def _name(block: Sequence[Step]) -> str:
 def _check_folder(recipe: Recipe, folder: RunFolder) -> None:
     """Refuse a folder that was made of another teacher or other data: what it keeps would be taken for ours."""
     path = folder.teacher / "lab.json"
-    told = {"teacher": recipe.teacher.model_dump(mode="json"), "data": recipe.data.model_dump(mode="json")}
+    told: dict[str, Any] = {
+        "teacher": recipe.teacher.model_dump(mode="json"),
+        "data": recipe.data.model_dump(mode="json"),
+    }
     told |= {"seed": recipe.search.seed}
     if path.exists() and read_json(path) != told:
         raise ConfigError(

@@ -5,12 +5,12 @@ All figures are of the files themselves, scored and measured on the lab's device
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from compressors.sizes import Sizes, TensorSize, sizes_of_artefact
-
+from compressors.steps import Step
 from nas.data.tokens import Tokens
 from nas.devices.base import Measurement, Workload
 from nas.devices.verdict import verdict
@@ -21,7 +21,7 @@ from search_spaces.errors import DivergedError
 from search_spaces.families.encoder_costs import layer_macs
 from search_spaces.families.encoder_model import EncoderConfig, TextEncoder
 
-FEW = 0.05  # share of the weights whose loss nobody expects to feel
+FEW = 0.05  # share of weights or time whose loss nobody feels
 _LAYER = re.compile(r"layers\.\d+")
 
 
@@ -156,7 +156,7 @@ def measure(lab: Lab, compressed: Compressed, quick: bool = False) -> Measures:
         plain,
         final,
         lab.device.environment(),
-        (*_of_pruning(lab, compressed, plain), *_of_bits(compressed, plain, final)),
+        (*pruning_remarks(lab.teacher, compressed.model, plain), *bits_remarks(compressed.steps, plain, final)),
     )
 
 
@@ -231,12 +231,19 @@ def _macs(lab: Lab, config: EncoderConfig) -> dict[str, int]:
     return {"embeddings": rest, **layers, "head": head}
 
 
-def _of_pruning(lab: Lab, compressed: Compressed, plain: Measurement) -> list[str]:
-    """Return in words that fewer or zero weights did not make the float model faster; nothing where they did."""
+def pruning_remarks(teacher: TextEncoder, model: TextEncoder, plain: Measurement) -> list[str]:
+    """Return in words that fewer or zero weights did not make the float model faster; nothing where they did.
+
+    Args:
+        teacher: The model before all steps.
+        model: The model after the torch stages.
+        plain: Of the model's float32 file, in turns with the teacher's.
+    """
     assert plain.reference_ms is not None
-    (n_before, zeros_before), (n_after, zeros_after) = _counted(lab.teacher), _counted(compressed.model)
+    (n_before, zeros_before), (n_after, zeros_after) = _counted(teacher), _counted(model)
     zeros, gone = zeros_after / n_after - zeros_before / n_before, 1 - n_after / n_before
-    if plain.high_ms < plain.reference_ms or max(zeros, gone) <= FEW:
+    is_faster = plain.high_ms < (1 - FEW) * plain.reference_ms
+    if is_faster or max(zeros, gone) <= FEW:
         return []
     figures = f"{plain.reference_ms:.3g} -> {plain.median_ms:.3g} ms in float32"
     if zeros > FEW:
@@ -251,10 +258,16 @@ def _counted(model: TextEncoder) -> tuple[int, int]:
     return n, n - sum(int(parameter.count_nonzero()) for parameter in parameters)
 
 
-def _of_bits(compressed: Compressed, plain: Measurement, final: Measurement) -> list[str]:
-    """Return in words what fewer bits did to the latency, and which of them are only simulated."""
-    last = [step.name for step in compressed.steps if step.stage == "artefact"]
+def bits_remarks(steps: Sequence[Step], plain: Measurement, final: Measurement) -> list[str]:
+    """Return in words what fewer bits did to the latency, and which of them are only simulated.
+
+    Args:
+        steps: The recipe.
+        plain: Of the file before the artefact steps.
+        final: Of the file after them.
+    """
+    last = [step.name for step in steps if step.stage == "artefact"]
     if last:
         return [f"{'+'.join(last)}: {verdict(plain, final)}"]
-    simulated = [step.name for step in compressed.steps if step.phase == "bits"]
+    simulated = [step.name for step in steps if step.phase == "bits"]
     return [f"{name}: simulated; the file holds its values as float32, which are as fast as any" for name in simulated]

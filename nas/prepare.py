@@ -27,6 +27,7 @@ from nas.outputs import accuracy, cached_outputs, predict_logits
 from nas.progress import Progress, Snapshot
 from nas.recipe import Recipe, TeacherSettings
 from nas.run_folder import RunFolder
+from nas.spelling import tokenizer_to_json
 from nas.teacher import Teacher, fine_tune, load_teacher, save_teacher, teacher_labels
 from search_spaces.errors import ConfigError, StateError
 from search_spaces.seeding import rng_for
@@ -105,8 +106,12 @@ def prepare(
     bundle = _bundle(recipe, teacher, (train, validation, test), outputs, importance)
     scores = baseline(bundle, teacher, folder)
     clock.lap("teacher")
-    n_tokens = recipe.device.tokens or max(2, int(np.median(validation.lengths)))
-    return Prepared(teacher, data, bundle, candidates, n_tokens, scores, clock.laps)
+    return Prepared(teacher, data, bundle, candidates, measured_length(recipe, validation), scores, clock.laps)
+
+
+def measured_length(recipe: Recipe, validation: Tokens) -> int:
+    """Return how many tokens the texts have that latency is measured with."""
+    return recipe.device.tokens or max(2, int(np.median(validation.lengths)))
 
 
 def teacher_outputs(
@@ -175,6 +180,7 @@ def _bundle(
         outputs=outputs,
         recipe=resolved,
         fingerprint=key.hexdigest(),
+        tokenizer=tokenizer_to_json(teacher.tokenizer),
     )
 
 

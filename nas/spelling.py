@@ -5,12 +5,14 @@ Knows token rows and tokenizers; not models, not which tokens had to go.
 
 import copy
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from nas.data.tokens import Tokens
 
@@ -25,6 +27,17 @@ def with_content(tokenizer: Any, content: str) -> Any:
     other = copy.deepcopy(tokenizer)
     other._tokenizer = type(tokenizer.backend_tokenizer).from_str(content)
     return other
+
+
+def tokenizer_to_json(tokenizer: Any) -> dict[str, Any]:
+    """Return a fast tokenizer as plain JSON values, its words and the roles of special tokens."""
+    return {"content": tokenizer.backend_tokenizer.to_str(), "special": dict(tokenizer.special_tokens_map)}
+
+
+def tokenizer_from_json(told: Mapping[str, Any]) -> Any:
+    """Return the tokenizer that `tokenizer_to_json` told of."""
+    words = Tokenizer.from_str(told["content"])
+    return PreTrainedTokenizerFast(tokenizer_object=words, **told["special"])
 
 
 @dataclass(frozen=True)

@@ -102,9 +102,9 @@ def _spelling(state: State, compressor: Compressor, corpus: Corpus) -> Spelling 
     return Spelling(old, corpus.tokenizer, compressor.tokenizer, corpus.max_length)  # type: ignore[attr-defined]
 
 
-def _sample(tokens: Tokens, seed: int) -> Tokens:
+def _sample(tokens: Tokens, seed: int, n_rows: int = ROWS) -> Tokens:
     """Return a random few hundred rows."""
-    return tokens.subset(rng_for(seed, "material").permutation(len(tokens))[:ROWS])
+    return tokens.subset(rng_for(seed, "material").permutation(len(tokens))[:n_rows])
 
 
 def loss_of(compressors: Sequence[Compressor]) -> Distillation:
@@ -126,12 +126,13 @@ def rewrite(artefact: bytes, compressors: Sequence[Compressor], run: Run | None 
     return artefact
 
 
-def calibration(device: Device, tokens: Tokens, seed: int) -> Run:
-    """Return what runs an artefact on some hundred training rows.
+def calibration(device: Device, tokens: Tokens, seed: int, n_rows: int = ROWS) -> Run:
+    """Return what runs an artefact on some training rows.
 
     Args:
         device: Runs it.
         tokens: The training split as the model wants it.
         seed: Of the rows that are looked at.
+        n_rows: How many; one is enough where only the latency of the result counts.
     """
-    return partial(device.outputs, tokens=_sample(tokens, seed), batch=BATCH)
+    return partial(device.outputs, tokens=_sample(tokens, seed, n_rows), batch=BATCH)

@@ -27,7 +27,7 @@ def save(
         config: The student's shape.
         weights: safetensors of the state dict, in our names.
         artefact: The ONNX model that was scored.
-        tokenizer: The teacher's.
+        tokenizer: The teacher's, or the one of the student's pruned vocabulary.
         facts: What the manifest says besides: genes, metrics, versions; JSON values.
     """
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,68 +1,36 @@
-"""What one trial does, in the order it happens: inherit, distil and prune, export, quantize, score the artefact.
+"""What one trial does, in the order it happens: inherit, compress, distil and prune, export, quantize, score.
 
 Runs on a worker. Pure: a task and the bundle in, JSON and bytes out; the same task gives the same student.
 """
 
-import itertools
+import copy
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
-import torch
 from safetensors.torch import save
 
-from compressors.base import ArtefactCompressor, Compressor, TrainingCompressor
+from compressors.base import Compressor, TrainingCompressor
 from compressors.distillation import Distillation
 from compressors.structured import StructuredPruning
 from nas.bundle import Bundle
-from nas.candidates import Candidates
-from nas.checkpoint import WHOLE, Rung, load_checkpoint, save_checkpoint, untrained_score
+from nas.checkpoint import WHOLE, Rung, load_checkpoint, save_checkpoint, untrained_score, weights_of
 from nas.data.tokens import Tokens
-from nas.devices import DEVICES
-from nas.devices.base import Device, Workload
+from nas.devices.base import Workload
 from nas.distill import Epoch, distill, n_batches
 from nas.executor import Task
 from nas.meter import Stopwatch
 from nas.outputs import accuracy, predict_logits
-from nas.recipe import Recipe, TrainSettings
+from nas.recipe import TrainSettings
+from nas.spelling import tokenizer_to_json
+from nas.stages import State, calibration, rewrite
+from nas.workbench import Plan, Workbench, workbench
 from search_spaces.errors import DivergedError
-from search_spaces.families.encoder_model import EncoderConfig, TextEncoder
-from search_spaces.families.importance import Importance
+from search_spaces.families.encoder_model import TextEncoder
 from search_spaces.families.text_encoder import Architecture
 from search_spaces.space import Genes
-
-
-class Workbench:
-    """What a worker derives from a bundle once and uses for every task: teacher, candidates, device."""
-
-    def __init__(self, bundle: Bundle) -> None:
-        """Build the teacher from the bundle's arrays without copying them."""
-        self.recipe = Recipe.model_validate(bundle.recipe)
-        config = EncoderConfig.from_json(bundle.teacher_config)
-        self.teacher = TextEncoder(config).eval()
-        weights = {name: torch.from_numpy(np.array(array)) for name, array in bundle.teacher_weights.items()}
-        self.teacher.load_state_dict(weights)
-        self.importance = Importance.from_arrays(bundle.importance)
-        self.candidates = Candidates(self.recipe, config)
-        self.device: Device = DEVICES.load(self.recipe.device.name)(self.recipe.device)
-        self.reference = self.device.export(self.teacher)
-
-    def build(self, architecture: Architecture) -> TextEncoder:
-        """Return an untrained student that inherits the teacher's most important units."""
-        student: TextEncoder = self.candidates.family.build(self.teacher, architecture, self.importance)
-        return student
-
-
-_BENCHES: dict[str, Workbench] = {}
-
-
-def workbench(bundle: Bundle) -> Workbench:
-    """Return the worker's workbench for a bundle; only the latest is kept."""
-    if bundle.fingerprint not in _BENCHES:
-        _BENCHES.clear()
-        _BENCHES[bundle.fingerprint] = Workbench(bundle)
-    return _BENCHES[bundle.fingerprint]
 
 
 def train_student(task: Task, bundle: Bundle) -> dict[str, Any]:
@@ -85,29 +53,32 @@ def train_student(task: Task, bundle: Bundle) -> dict[str, Any]:
     """
     bench, spec, clock = workbench(bundle), task.spec, Stopwatch()
     genes: Genes = spec["genes"]
-    compressors = bench.candidates.compressors(genes)
-    architecture = bench.candidates.architecture(genes)
+    plan, architecture = Plan.of(bench.candidates.steps(genes)), bench.candidates.architecture(genes)
     rung = Rung(*spec["rung"]) if "rung" in spec else WHOLE
-    wide = _start(bench, architecture, compressors)
-    if "checkpoint" in task.blobs:
-        student = load_checkpoint(task.blobs["checkpoint"])
-    else:
-        student = bench.build(wide if rung.end else architecture)
+    state = bench.build(_start(bench, architecture, plan) if rung.end else architecture, plan.before)
+    spelled = _spelled(bundle, state)
+    is_continued = "checkpoint" in task.blobs
+    student = load_checkpoint(task.blobs["checkpoint"]) if is_continued else copy.deepcopy(state.model)
     clock.lap("build")
-    epochs = _train(student, task, bundle, compressors, rung) if rung.end else []
+    epochs = _train(student, task, spelled, _aimed(plan, student, architecture), rung) if rung.end else []
     clock.lap("train")
-    artefact = compress(bench.device.export(student.eval()), compressors)
+    final = bench.finish(replace(state, model=student.eval()), plan)
+    scored = spelled if final.spelling is state.spelling else _spelled(bundle, final)
+    run = calibration(bench.device, scored.train, bench.recipe.search.seed)
+    artefact = rewrite(bench.device.export(final.model), plan.artefact, run)
     clock.lap("export")
     metrics = {
-        "accuracy": _accuracy(bench, artefact, bundle.validation),
+        "accuracy": _accuracy(bench, artefact, scored.validation),
         "size_bytes": float(len(artefact)),
-        "parameters": float(sum(p.numel() for p in student.parameters())),
+        "parameters": float(sum(p.numel() for p in final.model.parameters())),
     }
+    if plan.before or plan.after:  # else the shape that the genes describe says so
+        metrics["macs"] = float(bench.candidates.family.macs(final.model.config, bench.n_tokens))
     if spec["deliver"]:
-        metrics["accuracy_fp32"] = accuracy(predict_logits(student, bundle.validation), bundle.validation)
-        if bundle.test is not None:
-            metrics["test_accuracy"] = _accuracy(bench, artefact, bundle.test)
-    score = 1 - metrics["accuracy"] if rung.end else untrained_score(student, bundle)
+        metrics["accuracy_fp32"] = accuracy(predict_logits(final.model, scored.validation), scored.validation)
+        if scored.test is not None:
+            metrics["test_accuracy"] = _accuracy(bench, artefact, scored.test)
+    score = 1 - metrics["accuracy"] if rung.end else untrained_score(student, spelled)
     clock.lap("score")
     result: dict[str, Any] = {
         "metrics": metrics,
@@ -116,12 +87,13 @@ def train_student(task: Task, bundle: Bundle) -> dict[str, Any]:
             "loss": [epoch.loss for epoch in epochs],
             "sentences_per_s": [epoch.sentences_per_s for epoch in epochs],
         },
-        "reports": [compressor.report().to_json() for compressor in compressors],
-        "architecture": Architecture(architecture.layers, student.config).to_json(),
+        "reports": [report.to_json() for report in (*final.reports, *(c.report() for c in plan.artefact))],
+        "architecture": Architecture(architecture.layers, final.model.config).to_json(),
         "seconds": clock.laps,
     }
     if spec["deliver"]:
-        result |= {"weights": save(student.state_dict()), "artefact": artefact}
+        result |= {"weights": save(weights_of(final.model)), "artefact": artefact}
+        result["tokenizer"] = None if final.spelling is None else tokenizer_to_json(final.spelling.after)
     if 0 < rung.end < 1:
         result["checkpoint"] = save_checkpoint(student)
     return result
@@ -154,35 +126,46 @@ def measure_shapes(task: Task, bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def compress(artefact: bytes, compressors: Sequence[Compressor]) -> bytes:
-    """Return the exported model after every compressor of the artefact stage, in order."""
-    for compressor in compressors:
-        if compressor.stage == "artefact":
-            artefact = cast(ArtefactCompressor, compressor).apply(artefact)
-    return artefact
-
-
 def _untrained(bench: Workbench, candidates: Sequence[Genes]) -> list[bytes]:
     """Return artefacts of candidates that were never trained: latency does not depend on the weights' values.
 
     Candidates of one shape, which follow each other, share its export.
     """
     artefacts: list[bytes] = []
-    by_shape = itertools.groupby(candidates, key=bench.candidates.architecture)
-    for architecture, alike in by_shape:
-        exported = bench.device.export(bench.build(architecture))
-        artefacts += [compress(exported, bench.candidates.compressors(genes)) for genes in alike]
+    latest, exported, run = None, b"", None
+    for genes in candidates:
+        plan, architecture = Plan.of(bench.candidates.steps(genes)), bench.candidates.architecture(genes)
+        shaping = [*plan.before, *(step for step in plan.after if step.phase != "bits")]
+        if latest != (architecture, shaping):
+            latest, state = (architecture, shaping), bench.build(architecture, shaping)
+            exported = bench.device.export(state.model)
+            run = calibration(bench.device, state.tokens(bench.corpus.train), bench.recipe.search.seed, n_rows=1)
+        artefacts.append(rewrite(exported, plan.artefact, run))
     return artefacts
 
 
-def _start(bench: Workbench, target: Architecture, compressors: Sequence[Compressor]) -> Architecture:
+def _spelled(bundle: Bundle, state: State) -> Bundle:
+    """Return the bundle with the rows as a model wants them."""
+    if state.spelling is None:
+        return bundle
+    test = None if bundle.test is None else state.tokens(bundle.test)
+    return replace(bundle, train=state.tokens(bundle.train), validation=state.tokens(bundle.validation), test=test)
+
+
+def _start(bench: Workbench, target: Architecture, plan: Plan) -> Architecture:
     """Return the shape training begins with: the target, or a wider one that is pruned down to it on the way."""
-    for compressor in compressors:
-        if isinstance(compressor, StructuredPruning) and compressor.is_gradual:
-            compressor.aim(target.config)
-            wide: Architecture = bench.candidates.family.widen(target, bench.candidates.teacher)
-            return wide
+    if any(isinstance(c, StructuredPruning) and c.is_gradual for c in plan.training):
+        wide: Architecture = bench.candidates.family.widen(target, bench.candidates.teacher)
+        return wide
     return target
+
+
+def _aimed(plan: Plan, student: TextEncoder, target: Architecture) -> list[Compressor]:
+    """Return the compressors of the training, those that prune to a shape with that shape."""
+    for compressor in plan.training:
+        if isinstance(compressor, StructuredPruning) and compressor.is_gradual:
+            compressor.aim(replace(student.config, heads=target.config.heads, ffn=target.config.ffn))
+    return plan.training
 
 
 def _train(

@@ -13,12 +13,15 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("search_spaces", "compressors", "nas", "launch")  # an import may only point left
+ARTEFACT = [
+    f"compressors/{name}.py" for name in ("half", "int8", "onnx_rewrite", "sizes", "static_int8", "weights_4bit")
+]
 ROOMS = {
     "ray": ("launch/*",),
     "mlflow": ("launch/*",),
     "optuna": ("nas/*", "search_spaces/space.py"),
-    "onnx": ("nas/devices/*", "launch/export*", "compressors/int8.py"),
-    "onnxruntime": ("nas/devices/*", "launch/export*", "compressors/int8.py"),
+    "onnx": ("nas/devices/*", "launch/export*", *ARTEFACT),
+    "onnxruntime": ("nas/devices/*", "launch/export*"),
 }
 LAZY_IMPORTS = {  # file::function -> what it imports when called, and nothing else in a function
     "nas/__init__.py::load_student": {"nas.student"},

@@ -1,0 +1,133 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from typer.testing import CliRunner
+
+from compressors import COMPRESSORS
+from launch.cli import app
+from nas import load_student
+from nas.files import check_manifest
+from tests.compressors.methods import methods
+
+__all__ = ["methods"]
+
+
+def invoke(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, list(arguments))
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output
+
+
+@pytest.fixture
+def given(tiny_teacher: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.chdir(tmp_path)
+    return ["--teacher", str(tiny_teacher), "--data", str(tiny_data), "--epochs", "0.5"]
+
+
+def test_help_lists_every_method_with_its_line() -> None:
+    code, output = invoke("compress", "--help")
+    assert code == 0
+    for name in COMPRESSORS:
+        line = next(line for line in output.splitlines() if line.startswith(f"{name} "))
+        assert COMPRESSORS.load(name).suits in line
+        assert COMPRESSORS.load(name).stage in line
+
+
+@pytest.mark.parametrize("name", list(COMPRESSORS))
+def test_every_method_shows_its_knobs(name: str) -> None:
+    code, output = invoke("compressors", name)
+    assert code == 0
+    assert all(knob in output for knob in COMPRESSORS.load(name).space().names)
+
+
+def test_a_teacher_becomes_a_student_that_loads_and_says_what_was_scored(given: list[str], tiny_data: Path) -> None:
+    wanted = ["--step", "distillation", "--step", "weight_pruning:sparsity=0.5", "--step", "int8"]
+    code, output = invoke("compress", *given, *wanted, "--output", "student")
+    assert code == 0, output
+    for words in ("accuracy", "bits per weight", "weight_pruning", "layers.2", "student: student"):
+        assert words in output
+    told = json.loads(Path("student/report.json").read_text())
+    assert [step["name"] for step in told["steps"]] == ["distillation", "weight_pruning", "int8"]
+    assert told["student"]["size_bytes"] == Path("student/model.onnx").stat().st_size
+    assert check_manifest(Path("student"))["metrics"]["accuracy"] == told["student"]["accuracy"]
+    ours, theirs = load_student("student"), AutoModelForSequenceClassification.from_pretrained("student").eval()
+    row = AutoTokenizer.from_pretrained("student")("w1 w2 w3", return_tensors="pt", return_token_type_ids=True)
+    session = onnxruntime.InferenceSession("student/model.onnx")
+    with torch.inference_mode():
+        logits = ours(row["input_ids"])
+        np.testing.assert_allclose(theirs(**row).logits, logits, atol=1e-5)
+    deployed = session.run(None, {node.name: row[node.name].numpy() for node in session.get_inputs()})[0]
+    np.testing.assert_allclose(deployed, logits, atol=0.05)
+    assert float((ours.layers[0].up.weight == 0).float().mean()) == pytest.approx(0.5, abs=0.1)
+
+
+def test_the_second_time_skips_what_was_done(given: list[str]) -> None:
+    assert invoke("compress", *given, "--step", "distillation")[0] == 0
+    code, output = invoke("compress", *given, "--step", "distillation", "--step", "int8")
+    assert code == 0, output
+    assert "reused: distillation" in output
+    (log,) = Path("runs").glob("compress-*/log.txt")
+    assert "reused: distillation" in log.read_text()
+
+
+def test_json_is_all_that_is_printed_to_standard_output(given: list[str]) -> None:
+    result = CliRunner().invoke(app, ["compress", *given, "--step", "int8", "--json"])
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert told["student"]["bits_per_weight"] < told["teacher"]["bits_per_weight"]
+
+
+@pytest.mark.parametrize("content", [["int8"], [{"int8": {}}], {"steps": [{"name": "int8", "knobs": {}}]}])
+def test_steps_may_come_from_a_file(given: list[str], content: object) -> None:
+    Path("steps.yaml").write_text(yaml.safe_dump(content))
+    code, output = invoke("compress", *given, "--steps", "steps.yaml", "--output", "student")
+    assert code == 0, output
+    assert check_manifest(Path("student"))["steps"] == [{"name": "int8", "knobs": {}}]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "0 were given"),
+        (["--step", "int9"], "Did you mean 'int8'"),
+        (["--step", "int8", "--step", "distillation"], "'distillation' cannot follow 'int8'"),
+        (["--step", "structured_pruning"], "use unit_pruning"),
+        (["--step", "weight_pruning:sparsity=2"], "weight_pruning.sparsity: 2"),
+        (["--steps", "missing.yaml"], "missing.yaml: no such file"),
+        (["--step", "int8", "--output", "taken"], "exists and is no student"),
+        (["--step", "int8", "--device", "toaster"], "toaster"),
+        (["--step", "int8", "--epochs", "0"], "epochs"),
+    ],
+)
+def test_a_mistake_is_one_line_and_nothing_is_started(given: list[str], arguments: list[str], words: str) -> None:
+    Path("taken").mkdir()
+    code, output = invoke("compress", *given, *arguments)
+    assert code == 2
+    assert output.startswith("error: ")
+    assert words in output
+    assert len(output.strip().splitlines()) == 1
+    assert not Path("runs").exists()
+
+
+def test_an_error_in_the_third_step_leaves_no_student(given: list[str], methods: list[str]) -> None:
+    wanted = ["--step", "shallow", "--step", "distillation", "--step", "failing"]
+    code, output = invoke("compress", *given, *wanted, "--output", "student")
+    assert code == 2
+    assert "error: failing: 0 of 3 layers" in output
+    assert not [path for path in Path().iterdir() if path.name.startswith("student")]
+    (folder,) = Path("runs").glob("compress-*")
+    assert not list((folder / "students").iterdir())
+
+
+def test_a_student_replaces_the_earlier_one_whole(given: list[str]) -> None:
+    for step in ("int8", "distillation"):
+        assert invoke("compress", *given, "--step", step, "--output", "student")[0] == 0
+    assert check_manifest(Path("student"))["steps"][0]["name"] == "distillation"
+    assert sorted(path.name for path in Path().iterdir()) == ["runs", "student"]
