@@ -186,8 +186,8 @@ def _conflict(earlier: Step, later: Step) -> str:
         return "training would undo the rounding; put it first" if earlier.phase == "bits" else ""
     if earlier.phase != "learning" and RANK[later.phase] < RANK[earlier.phase]:
         return f"{later.phase} comes before {earlier.phase}, which it would undo"
-    if earlier.stage == later.stage == "artefact" and earlier.phase == later.phase == "bits":
-        return "the file can be quantized once"
+    if earlier.stage == "artefact" and earlier.name == later.name:
+        return "the second would find nothing left to do"
     return ""
 
 

@@ -160,6 +160,7 @@ def compress_model(
     if steps:
         check_order(steps)
         check_standalone(steps)
+    _rehearse(lab, [step for step in steps if step.stage == "artefact"], seed)
     in_torch = [block for block in blocks(steps) if block[0].stage != "artefact"]
     cache = Cache(lab.folder.cache, lab.corpus, lab.progress.warn)
     state, n_done = _restore(lab, cache, in_torch, seed)
@@ -170,6 +171,13 @@ def compress_model(
         state = _advance(lab, state, block, seed, on_step)
         cache.save(_key(lab, in_torch[:i], seed), state, material_of(state, lab.corpus, seed).batches[0])
     return _finish(lab, tuple(steps), state, seed, reused)
+
+
+def _rehearse(lab: Lab, last: Sequence[Step], seed: int) -> None:
+    """Refuse artefact steps that leave each other nothing to do, before anything is trained."""
+    if len(last) > 1:
+        run = calibration(lab.device, lab.corpus.train, seed, n_rows=1)
+        rewrite(lab.reference, [step.bind() for step in last], run)
 
 
 def _restore(lab: Lab, cache: Cache, in_torch: Sequence[tuple[Step, ...]], seed: int) -> tuple[State, int]:
@@ -235,8 +243,8 @@ def _train(lab: Lab, state: State, block: tuple[Step, ...], seed: int, on_step: 
         compressors=training_of(compressors),
         on_step=on_step,
     )
-    reporting = [loss, *training_of(compressors)]
-    return replace(state, model=student, reports=(*state.reports, *(each.report() for each in reporting)))
+    reports = [loss.report(), *(compressor.report() for compressor in training_of(compressors))]
+    return replace(state, model=student, reports=(*state.reports, *reports))
 
 
 def _finish(lab: Lab, steps: tuple[Step, ...], state: State, seed: int, reused: tuple[str, ...]) -> Compressed:

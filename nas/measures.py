@@ -182,9 +182,18 @@ def _latencies(lab: Lab, compressed: Compressed, quick: bool) -> tuple[Measureme
 
 def _figures(lab: Lab, config: EncoderConfig, sizes: Sizes, told: tuple[float, float | None, float]) -> Figures:
     """Return the figures of a file; ``told`` are accuracy, test accuracy and latency."""
-    macs = lab.prepared.candidates.family.macs(config, lab.prepared.n_tokens)
-    weighed = (sizes.size_bytes, sizes.compressed_bytes, sizes.parameters, sizes.nonzeros, sizes.bits_per_weight)
-    return Figures(*told, *weighed, macs)
+    score, test_score, latency_ms = told
+    return Figures(
+        score,
+        test_score,
+        latency_ms,
+        sizes.size_bytes,
+        sizes.compressed_bytes,
+        sizes.parameters,
+        sizes.nonzeros,
+        sizes.bits_per_weight,
+        lab.prepared.candidates.family.macs(config, lab.prepared.n_tokens),
+    )
 
 
 def _layers(lab: Lab, compressed: Compressed, before: Sizes, after: Sizes) -> tuple[LayerFigures, ...]:
