@@ -73,6 +73,8 @@ def _drive(recipe: Recipe, folder: RunFolder, names: Sequence[str], n_seeds: int
     with quiet_libraries(), stoppable():
         try:
             lab = open_lab(recipe, folder, progress)
+            if rival is not None:
+                rival.check(lab)
             comparison = Comparison(lab, folder.path / RESULTS, names, n_seeds)
             tracker.start(f"compare-{recipe.name}", _params(recipe, n_seeds), None)
             comparison.run()

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import AutoTokenizer
 
 from launch.commands import make_executor
@@ -13,6 +14,7 @@ from nas.lab import Compressed, Lab
 from nas.methods import JOINT
 from nas.recipe import Recipe, TeacherSettings
 from nas.run_folder import RunFolder
+from nas.spelling import Spelling
 from nas.student import load
 from nas.tracker import NullTracker
 from search_spaces.errors import ConfigError
@@ -44,25 +46,21 @@ class Joint:
             raise ConfigError(f"--run {run}: holds no recipe.yaml; give the folder of a search, e.g. runs/quickstart.")
         self.recipe, self.run, self.minutes = recipe, run, minutes
 
-    def enter(self, comparison: Comparison) -> None:
-        """Search if need be, and put the best student among the rows.
+    def check(self, lab: Lab) -> None:
+        """Look at the given run before anything slow.
 
         Raises:
-            ConfigError: The run is not finished, or of another teacher or other data.
+            ConfigError: It is not finished, or of another teacher or other data.
         """
+        if self.run is not None:
+            _best(RunFolder(self.run), lab)
+
+    def enter(self, comparison: Comparison) -> None:
+        """Search if need be, and put the best student among the rows."""
         lab = comparison.lab
         folder = RunFolder(self.run) if self.run is not None else self._searched(comparison)
         row, seconds = _best(folder, lab)
-        student = folder.students / row["name"]
-        compressed = Compressed(
-            steps=(),
-            model=load(student),
-            artefact=(student / "model.onnx").read_bytes(),
-            tokenizer=AutoTokenizer.from_pretrained(student),
-            reports=(),
-            seconds=seconds,
-        )
-        comparison.keep(JOINT, 0, compressed, _over_seeds(row))
+        comparison.keep(JOINT, 0, _student(folder.students / row["name"], lab, seconds), _over_seeds(row))
 
     def _searched(self, comparison: Comparison) -> RunFolder:
         """Return the folder of a search of its own, which an earlier, interrupted one continues."""
@@ -71,7 +69,7 @@ class Joint:
         folder.create()
         minutes = self.minutes or comparison.seconds() / 60
         recipe = self._recipe(lab, minutes, comparison.n_seeds)
-        if folder.recipe.is_file():  # interrupted: the minutes of then
+        if folder.recipe.is_file():  # an earlier call began it, with the minutes of then
             recipe = load_recipe(str(folder.recipe), {}, [])
         save_recipe(recipe, folder.recipe)
         lab.progress.say(f"joint: searching for {minutes:.1f} min")
@@ -112,6 +110,18 @@ def _best(folder: RunFolder, lab: Lab) -> tuple[dict[str, Any], dict[str, float]
             "comparison; give a search of the same teacher and data, or --search MINUTES for a new one."
         )
     return dict(attrs["students"][0]), dict(attrs["seconds"])
+
+
+def _student(folder: Path, lab: Lab, seconds: dict[str, float]) -> Compressed:
+    """Return a student of a search as what a recipe of steps would have made."""
+    tokenizer, teacher = AutoTokenizer.from_pretrained(folder), lab.prepared.teacher.tokenizer
+    words, known = tokenizer.get_vocab(), teacher.get_vocab()
+    spelling = None
+    if words != known:
+        kept = np.array([known[word] for word in sorted(words, key=words.__getitem__)], np.int64)
+        spelling = Spelling(kept, teacher, tokenizer, lab.recipe.data.max_length)
+    artefact = (folder / "model.onnx").read_bytes()
+    return Compressed((), load(folder), artefact, tokenizer, reports=(), seconds=seconds, spelling=spelling)
 
 
 def _over_seeds(row: dict[str, Any]) -> dict[str, Any]:

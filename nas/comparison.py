@@ -35,13 +35,13 @@ def choose(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in METHODS if not names or name == TEACHER or name in names)
 
 
-def steps_of(method: Method) -> tuple[Step, ...]:
-    """Return the steps of a method, checked to be in a possible order; none for the teacher.
+def steps_of(method: Method, n_layers: int) -> tuple[Step, ...]:
+    """Return the steps of a method for a teacher of so many layers, in a possible order; none for the teacher itself.
 
     Raises:
         ConfigError: A step is unknown, or the order is impossible.
     """
-    steps = tuple(Step.parse(text) for text in method.steps)
+    steps = tuple(Step.parse(text.format(half=max(1, n_layers // 2))) for text in method.steps)
     if steps:
         check_order(steps)
         check_standalone(steps)
@@ -64,7 +64,7 @@ class Comparison:
             ConfigError: A method's steps are unknown or in an impossible order.
         """
         self.lab, self.names, self.n_seeds = lab, tuple(names), n_seeds
-        self.steps = {name: steps_of(METHODS[name]) for name in self.names}
+        self.steps = {name: steps_of(METHODS[name], lab.teacher.config.depth) for name in self.names}
         self.yardstick, self.findings = Yardstick(lab), Findings(folder)
         self.failures: dict[str, str] = {}
 

@@ -150,8 +150,11 @@ class Yardstick:
     def _attribution(self, compressed: Compressed) -> float:
         """Return how alike student and teacher rank the words of a row; 0 where no row can be compared.
 
-        A row that a smaller vocabulary spells with more pieces has no common words to rank, so it is left out.
+        Where only the file was changed, the model is the teacher itself. A row that a smaller vocabulary spells with
+        more pieces has no common words to rank, so it is left out.
         """
+        if compressed.model is self._lab.teacher and len(self._explained):
+            return 1.0
         rows = self._lab.prepared.bundle.validation.subset(self._explained)
         spelled = compressed.tokens(rows)
         same = np.flatnonzero(spelled.lengths == rows.lengths)

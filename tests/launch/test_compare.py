@@ -7,8 +7,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from mlflow import MlflowClient
 from typer.testing import CliRunner
 
@@ -120,6 +122,43 @@ def test_a_killed_comparison_goes_on_where_it_was(options: list[str], tmp_path: 
     assert "runs are kept from before" in output
     assert kept.stat().st_mtime_ns == stamp
     assert len(json.loads((run / "compare.json").read_text())["rows"]) == 3
+
+
+@pytest.fixture
+def recipe_file(tiny_recipe: dict[str, Any], tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(tiny_recipe))
+    return path
+
+
+@pytest.mark.slow
+def test_the_joint_row_is_the_best_student_of_a_finished_search(recipe_file: Path, tmp_path: Path) -> None:
+    run, search = tmp_path / "run", tmp_path / "search"
+    found = CliRunner().invoke(app, ["search", str(recipe_file), "--output", str(search), "--trials", "3"])
+    assert found.exit_code == 0, found.output
+    arguments = [str(recipe_file), "--methods", "joint", "--output", str(run), "--run", str(search)]
+    code, output = invoke(*arguments)
+    assert code == 0, output
+    teacher, joint = json.loads((run / "compare.json").read_text())["rows"]
+    best = json.loads((search / "best" / "nas_manifest.json").read_text())
+    assert joint["n_seeds"] == 2
+    assert joint["figures"]["size_bytes"] == best["metrics"]["size_bytes"] < teacher["figures"]["size_bytes"]
+    code, output = invoke(*arguments, "--output", str(tmp_path / "other"), "--set", "data.validation_share=0.3")
+    assert (code, "its teacher and data are not that of this comparison" in output) == (2, True), output
+    assert "seed 1" not in output
+
+
+@pytest.mark.slow
+def test_without_a_search_one_is_run_for_the_given_minutes(recipe_file: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = [str(recipe_file), "--methods", "joint", "--search", "0.01", "--seeds", "2", "--output", str(run)]
+    code, output = invoke(*arguments)
+    assert code == 0, output
+    assert "time: 0.006 minutes are over" in output
+    assert [row["name"] for row in json.loads((run / "compare.json").read_text())["rows"]] == ["teacher", "joint"]
+    code, output = invoke(*arguments)
+    assert code == 0, output
+    assert "trial 0" not in output  # the search was finished
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from search_spaces.errors import ConfigError
 
 @pytest.mark.parametrize("name", list(METHODS))
 def test_its_steps_are_known_and_in_a_possible_order(name: str) -> None:
-    steps = steps_of(METHODS[name])
+    steps = steps_of(METHODS[name], n_layers=6)
     assert bool(steps) == (name not in (TEACHER, JOINT))
     assert all(Step.parse(str(step)) == step for step in steps)
 
@@ -34,7 +34,7 @@ def test_no_two_methods_do_the_same() -> None:
 
 def test_a_magnitude_method_zeroes_the_share_in_its_name() -> None:
     for percent in (50, 80, 90):
-        pruning = steps_of(METHODS[f"magnitude_{percent}"])[-1]
+        pruning = steps_of(METHODS[f"magnitude_{percent}"], n_layers=6)[-1]
         assert pruning.knobs["sparsity"] == percent / 100
 
 
@@ -50,7 +50,7 @@ def test_an_unknown_method_names_the_known_ones() -> None:
 
 def test_steps_in_an_impossible_order_are_refused() -> None:
     with pytest.raises(ConfigError, match="'distillation' cannot follow 'int8'"):
-        steps_of(Method("wrong", "", "", ("int8", "distillation")))
+        steps_of(Method("wrong", "", "", ("int8", "distillation")), n_layers=6)
 
 
 def test_the_table_is_read_without_torch() -> None:
