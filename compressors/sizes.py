@@ -199,7 +199,8 @@ def _blocks(packed: np.ndarray, zero: np.ndarray | None, attributes: dict[str, i
     length = attributes.get("K", rows.shape[1] * 8 // bits)
     levels = unpack(rows, bits, rows.shape[1] * 8 // bits)[:, :length].astype(np.int32)
     if zero is None:
-        return levels - 2 ** (bits - 1)
-    zeros = unpack(zero.reshape(len(packed), -1), bits, -(-length // block))
-    centred: np.ndarray = levels - np.repeat(zeros, block, axis=1)[:, :length]
+        zeros = np.full((1, length), 2 ** (bits - 1))
+    else:
+        zeros = unpack(zero.reshape(len(packed), -1), bits, -(-length // block)).repeat(block, axis=1)[:, :length]
+    centred: np.ndarray = levels - zeros
     return centred

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from search_spaces.errors import StateError
 from search_spaces.families.encoder_model import Layer
 
 
@@ -28,6 +29,9 @@ def head_scores(layer: Layer, with_gradient: bool) -> Tensor:
     Returns:
         ``(heads,)`` float32, larger = keep.
 
+    Raises:
+        StateError: Gradients are asked for and there are none.
+
     Source: Michel et al. 2019, https://arxiv.org/abs/1905.10650, eq. 2.
     """
     columns = _product(layer.out.weight) if with_gradient else layer.out.weight.detach().square()
@@ -44,6 +48,9 @@ def neuron_scores(layer: Layer, with_gradient: bool) -> Tensor:
 
     Returns:
         ``(ffn,)`` float32, larger = keep.
+
+    Raises:
+        StateError: Gradients are asked for and there are none.
 
     Source: Hou et al. 2020 (DynaBERT), https://arxiv.org/abs/2004.04037, sec. 2.1: |sum w dL/dw| of the ingoing
     weights and bias, plus that of the outgoing weights.
@@ -86,5 +93,9 @@ def _cut_like(value: object, old: Tensor, cut: Cut) -> object:
 
 def _product(parameter: Tensor) -> Tensor:
     """Return weight * gradient."""
-    assert parameter.grad is not None
+    if parameter.grad is None:
+        raise StateError(
+            f"importance: a weight of shape {tuple(parameter.shape)} has no gradient, for it does not learn; scores of "
+            "first order need one. Use structured_pruning.criterion: magnitude, or let all weights learn."
+        )
     return parameter.detach() * parameter.grad

@@ -3,7 +3,7 @@
 Knows arrays, a student and a loss; not trials, not where the teacher's outputs come from. Fast on a CPU because:
 
 * rows of like length share a batch, so there is next to no padding (`nas.data.tokens.bucketed_batches`);
-* the teacher's outputs are cached, the teacher does not run;
+* the teacher's outputs are cached; the teacher runs only for a loss that asks for more than the cache holds;
 * embeddings are frozen, so nothing is computed backwards below the first layer;
 * products run in bfloat16 where that is faster (`nas.precision`), updates in float32 by one fused AdamW call;
 * a student that imitates a teacher is trained without dropout, whose random numbers cost more than an activation.
@@ -19,12 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from compressors.answers import ask
 from compressors.base import TrainingCompressor
 from compressors.distillation import Distillation
 from nas import precision
 from nas.bundle import Outputs
 from nas.data.tokens import Batch, Tokens, bucketed_batches
 from nas.recipe import TrainSettings
+from nas.teaching import Teaching
 from search_spaces.errors import DivergedError, ShapeError
 from search_spaces.families.encoder_model import TextEncoder
 from search_spaces.seeding import rng_for
@@ -40,11 +42,13 @@ class Epoch:
         loss: Mean training loss of a row.
         seconds: Wall-clock time.
         sentences_per_s: Rows trained on a second.
+        teacher_share: Of the time, 0..1, that the live teacher took; 0 where cached outputs are enough.
     """
 
     loss: float
     seconds: float
     sentences_per_s: float
+    teacher_share: float = 0.0
 
 
 def distill(
@@ -56,6 +60,7 @@ def distill(
     seed: int,
     loss: Distillation,
     compressors: Sequence[TrainingCompressor] = (),
+    live: TextEncoder | None = None,
     on_step: Callable[[int, int], None] | None = None,
     n_before: int = 0,
 ) -> list[Epoch]:
@@ -69,21 +74,22 @@ def distill(
         seed: Of the order of the rows and of dropout.
         loss: What to minimise.
         compressors: Act between the optimiser's steps, in this order.
+        live: The teacher itself, left as it is; runs only if the loss asks for it, which is slower than cached outputs.
         on_step: Called after every step with the steps done and the steps in all.
         n_before: Steps of an earlier run of the same student; the order of the rows goes on after them.
 
     Raises:
         DivergedError: The loss became NaN or infinite.
-        ShapeError: ``tokens`` is empty, or the teacher's outputs do not fit it.
-        StateError: The loss needs hidden states of the teacher that are not there.
+        ShapeError: ``tokens`` is empty, the teacher's outputs do not fit it, or the live teacher reads other tokens.
+        StateError: The loss needs hidden states of the teacher, or the teacher itself, and they are not there.
     """
-    _check(tokens, teacher, len(student.config.labels))
+    _check(student, tokens, teacher)
     n_steps = max(1, math.ceil(settings.epochs * n_batches(len(tokens), settings)))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         student.train(teacher is None)
         _freeze_embeddings(student, settings.train_embeddings)
-        run = _Run(student, tokens, teacher, settings, loss, list(compressors), n_steps)
+        run = _Run(student, tokens, (teacher, live), settings, loss, list(compressors), n_steps)
         epochs = _train(run, seed, on_step, n_before)
         for compressor in compressors:
             compressor.end()
@@ -97,8 +103,8 @@ def _train(run: "_Run", seed: int, on_step: Callable[[int, int], None] | None, n
     epochs: list[Epoch] = []
     step, (n_passes, n_skipped) = 0, divmod(n_before, n_batches(len(run.tokens), run.settings))
     while step < run.n_steps:
-        start, total, n_rows = time.perf_counter(), 0.0, 0
-        order = _batches(run.tokens, run.settings.batch_size, seed, n_passes + len(epochs))
+        start, total, n_rows, taught = time.perf_counter(), 0.0, 0, run.teaching.seconds
+        order = _batches(run.tokens, run.settings, seed, n_passes + len(epochs))
         for rows in itertools.islice(order, 0 if epochs else n_skipped, None):
             total += run.step(step, rows) * len(rows)
             n_rows += len(rows)
@@ -108,7 +114,8 @@ def _train(run: "_Run", seed: int, on_step: Callable[[int, int], None] | None, n
             if step == run.n_steps:
                 break
         seconds = time.perf_counter() - start
-        epochs.append(Epoch(total / n_rows, seconds, n_rows / seconds))
+        teacher_share = (run.teaching.seconds - taught) / seconds
+        epochs.append(Epoch(total / n_rows, seconds, n_rows / seconds, teacher_share))
     return epochs
 
 
@@ -119,13 +126,13 @@ class _Run:
         self,
         student: TextEncoder,
         tokens: Tokens,
-        teacher: Outputs | None,
+        teacher: tuple[Outputs | None, TextEncoder | None],
         settings: TrainSettings,
         loss: Distillation,
         compressors: list[TrainingCompressor],
         n_steps: int,
     ) -> None:
-        self.student, self.tokens, self.teacher = student, tokens, teacher
+        self.student, self.tokens = student, tokens
         self.settings, self.loss, self.compressors, self.n_steps = settings, loss, compressors, n_steps
         self.device = student.head.out.weight.device
         self.labels = torch.tensor(tokens.labels, dtype=torch.int64)
@@ -134,8 +141,10 @@ class _Run:
         rows = settings.batch_size * max(1, round(float(tokens.lengths.mean())))
         self.dtype = precision.choose(settings.precision, rows, student.config.hidden, self.device)
         self.copy = self._copied()
-        states = None if teacher is None else teacher.states
-        self.extra = loss.begin(student, None if states is None else states.shape[-1])
+        cached, live = teacher
+        states = None if cached is None else cached.states
+        self.extra = loss.begin(student, None if states is None else states.shape[-1], live)
+        self.teaching = Teaching(cached, live, loss.needs, self.dtype)
         self.optimizer = _optimizer(student, self.extra, settings)
         self.peaks = [float(group["lr"]) for group in self.optimizer.param_groups]
 
@@ -163,19 +172,8 @@ class _Run:
         """Return the loss of a batch, computed by the copy."""
         batch = Batch(*(part.to(self.device) for part in self.tokens.collate(rows)))
         labels = self.labels[rows].to(self.device)
-        if self.teacher is None:
-            return self.loss.loss(self.copy.model(*batch).float(), None, labels)
-        soft = self._rows_of(self.teacher.logits, rows)
-        if self.loss.hidden == 0:
-            return self.loss.loss(self.copy.model(*batch).float(), soft, labels)
-        assert self.teacher.states is not None  # `Distillation.begin` insists on them
-        logits, states = self.copy.model(*batch, hidden_states=True)
-        distance = self.loss.hidden_loss(states, self._rows_of(self.teacher.states, rows))
-        return self.loss.loss(logits.float(), soft, labels) + distance
-
-    def _rows_of(self, values: np.ndarray, rows: np.ndarray) -> Tensor:
-        """Return some rows of the teacher's outputs as float32."""
-        return torch.from_numpy(values[rows].astype(np.float32)).to(self.device)
+        student = ask(self.copy.model, batch, self.loss.needs)
+        return self.loss.total(student, self.teaching.answers(batch, rows), labels, batch.attention_mask)
 
     def _update(self, step: int) -> None:
         """Clip, step, let the compressors act, and carry the new weights to the copy."""
@@ -197,8 +195,13 @@ class _Run:
 
 
 def n_batches(n_rows: int, settings: TrainSettings) -> int:
-    """Return the optimiser steps of one pass over ``n_rows`` rows."""
-    return math.ceil(n_rows / settings.batch_size)
+    """Return the optimiser steps of one pass over ``n_rows`` rows, or over the share of them that is learned from."""
+    return math.ceil(_n_used(n_rows, settings) / settings.batch_size)
+
+
+def _n_used(n_rows: int, settings: TrainSettings) -> int:
+    """Return how many of the training rows are learned from, at least one."""
+    return max(1, round(settings.share * n_rows))
 
 
 def learning_rate_share(step: int, n_steps: int, warmup: float) -> float:
@@ -215,9 +218,13 @@ def learning_rate_share(step: int, n_steps: int, warmup: float) -> float:
     return (n_steps - step) / max(1, n_steps - rising)
 
 
-def _batches(tokens: Tokens, batch_size: int, seed: int, epoch: int) -> Iterator[np.ndarray]:
-    """Return the batches of one epoch."""
-    return bucketed_batches(tokens.lengths, batch_size, rng_for(seed, "order", epoch))
+def _batches(tokens: Tokens, settings: TrainSettings, seed: int, epoch: int) -> Iterator[np.ndarray]:
+    """Return the batches of one epoch; a share of the rows is the same in all epochs."""
+    rng, n_used = rng_for(seed, "order", epoch), _n_used(len(tokens), settings)
+    if n_used == len(tokens):
+        return bucketed_batches(tokens.lengths, settings.batch_size, rng)
+    used = np.sort(rng_for(seed, "share").permutation(len(tokens))[:n_used])
+    return (used[rows] for rows in bucketed_batches(tokens.lengths[used], settings.batch_size, rng))
 
 
 def _freeze_embeddings(student: TextEncoder, trained: bool) -> None:
@@ -241,12 +248,13 @@ def _optimizer(student: TextEncoder, extra: list[nn.Parameter], settings: TrainS
     return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
 
 
-def _check(tokens: Tokens, teacher: Outputs | None, n_labels: int) -> None:
+def _check(student: TextEncoder, tokens: Tokens, teacher: Outputs | None) -> None:
     """Refuse data that does not fit together, before anything is changed."""
     if not len(tokens):
         raise ShapeError("distillation: 0 training rows; at least 1. Check the training split.")
-    if teacher is not None and teacher.logits.shape != (len(tokens), n_labels):
+    expected = (len(tokens), len(student.config.labels))
+    if teacher is not None and teacher.logits.shape != expected:
         raise ShapeError(
-            f"distillation: the teacher's logits have shape {teacher.logits.shape}; it must be "
-            f"{(len(tokens), n_labels)}, a row for each training row."
+            f"distillation: the teacher's logits have shape {teacher.logits.shape}; it must be {expected}, "
+            "a row for each training row."
         )

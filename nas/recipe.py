@@ -69,6 +69,7 @@ class TrainSettings(Section):
     """One distillation run."""
 
     epochs: float = Field(1.0, gt=0, description="passes over the training split; fractions allowed")
+    share: float = Field(1.0, gt=0, le=1, description="share of the training rows to learn from, the same every epoch")
     lr: float = Field(3e-4, gt=0)
     batch_size: int = Field(32, ge=1)
     warmup: float = Field(0.1, ge=0, lt=1, description="share of steps with a rising learning rate")
@@ -153,7 +154,11 @@ class Recipe(Section):
     device: DeviceSettings = DeviceSettings()
     space: SpaceSettings = SpaceSettings()
     compress: dict[str, dict[str, Gene]] = Field(
-        {"distillation": {"alpha": 0.1, "temperature": 2.0, "hidden": 0.0}, "structured_pruning": {}, "int8": {}},
+        {
+            "distillation": {"alpha": 0.1, "temperature": 2.0, "hidden": 0.0, "live": False},
+            "structured_pruning": {},
+            "int8": {},
+        },
         description="compressors in order; a knob given here is fixed, every other knob is searched",
     )
     objectives: tuple[str, ...] = Field(("accuracy", "latency_ms"), min_length=1)

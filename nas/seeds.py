@@ -6,7 +6,7 @@ candidates, not answers. Nothing is trained.
 
 from collections.abc import Iterator, Sequence
 
-from nas.knapsack import Frontier, frontier
+from compressors.knapsack import Frontier, frontier
 from nas.objectives import Constraint, Objective
 from nas.prepare import Prepared
 from nas.profile import Profile

@@ -7,13 +7,12 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from safetensors.torch import save
 
-from compressors.base import Compressor, TrainingCompressor
-from compressors.distillation import Distillation
+from compressors.base import Compressor
 from compressors.structured import StructuredPruning
 from nas.bundle import Bundle
 from nas.checkpoint import WHOLE, Rung, load_checkpoint, save_checkpoint, untrained_score, weights_of
@@ -25,7 +24,7 @@ from nas.meter import Stopwatch
 from nas.outputs import accuracy, predict_logits
 from nas.recipe import TrainSettings
 from nas.spelling import tokenizer_to_json
-from nas.stages import State, calibration, rewrite
+from nas.stages import State, calibration, loss_of, rewrite, training_of
 from nas.workbench import Plan, Workbench, workbench
 from search_spaces.errors import DivergedError
 from search_spaces.families.encoder_model import TextEncoder
@@ -83,10 +82,7 @@ def train_student(task: Task, bundle: Bundle) -> dict[str, Any]:
     result: dict[str, Any] = {
         "metrics": metrics,
         "score": score,
-        "curves": {
-            "loss": [epoch.loss for epoch in epochs],
-            "sentences_per_s": [epoch.sentences_per_s for epoch in epochs],
-        },
+        "curves": _curves(epochs),
         "reports": [report.to_json() for report in (*final.reports, *(c.report() for c in plan.artefact))],
         "architecture": Architecture(architecture.layers, final.model.config).to_json(),
         "seconds": clock.laps,
@@ -180,16 +176,21 @@ def _train(
         bundle.outputs,
         part,
         seed=int(task.spec["seed"]),
-        loss=_loss(compressors),
-        compressors=[cast(TrainingCompressor, c) for c in compressors if c.stage == "training"],
+        loss=loss_of(compressors),
+        compressors=training_of(compressors),
+        live=workbench(bundle).teacher,
         n_before=math.ceil(rung.begin * whole.epochs * n_batches(len(bundle.train), whole)),
     )
 
 
-def _loss(compressors: Sequence[Compressor]) -> Distillation:
-    """Return the recipe's distillation loss, or the default one."""
-    found = [cast(Distillation, compressor) for compressor in compressors if compressor.stage == "loss"]
-    return found[0] if found else Distillation()
+def _curves(epochs: Sequence[Epoch]) -> dict[str, list[float]]:
+    """Return what is drawn over the epochs; ``teacher_share`` of the time only where the teacher ran along."""
+    curves = {
+        "loss": [epoch.loss for epoch in epochs],
+        "sentences_per_s": [epoch.sentences_per_s for epoch in epochs],
+    }
+    shares = [epoch.teacher_share for epoch in epochs]
+    return {**curves, "teacher_share": shares} if any(shares) else curves
 
 
 def _accuracy(bench: Workbench, artefact: bytes, tokens: Tokens) -> float:

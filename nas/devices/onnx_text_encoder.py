@@ -24,6 +24,7 @@ from onnx import TensorProto, helper
 from torch import nn
 
 from search_spaces.families.encoder_model import Embeddings, EncoderConfig, Head, Layer, TextEncoder
+from search_spaces.families.factored import FactoredLinear
 
 OPSET = 20
 IR_VERSION = 10
@@ -46,8 +47,7 @@ def build_onnx(model: TextEncoder) -> bytes:
     x = _embed(graph, model.embeddings, config)
     mask = graph.add("Cast", "attention_mask", to=TensorProto.INT32)
     for index, layer in enumerate(model.layers):
-        name = f"layers.{index}"
-        x = _layer(graph, cast(Layer, layer), x, mask, name, config, is_last=index == config.depth - 1)
+        x = _layer(graph, cast(Layer, layer), x, mask, config, index)
     _classify(graph, model.head, x, config)
     return graph.serialize(config)
 
@@ -58,6 +58,7 @@ class _Graph:
     def __init__(self) -> None:
         """Begin with the few constants that slices need."""
         self.nodes: list[onnx.NodeProto] = []
+        self.names: dict[tuple[int, ...], tuple[str, list[torch.Tensor]]] = {}  # of constants, by their parameters
         self.file = onnx.ModelProto(ir_version=IR_VERSION, producer_name="prentice")
         self.first = self.constant("first", np.array([0]))
         self.second = self.constant("second", np.array([1]))
@@ -69,6 +70,13 @@ class _Graph:
         tensor.dims.extend(values.shape)
         tensor.raw_data = values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
         return name
+
+    def stored(self, parts: list[torch.Tensor], name: str) -> str:
+        """Store parameters side by side, matrices turned, and return the name; what layers share is stored once."""
+        key = tuple(map(id, parts))
+        if key not in self.names:
+            self.names[key] = self.constant(name, _array(torch.cat(parts)).T), parts
+        return self.names[key][0]
 
     def add(self, operator: str, *inputs: str, name: str = "", domain: str = "", **attributes: object) -> str:
         """Append a node with one output and return the output's name; nodes are named after what they compute."""
@@ -83,13 +91,16 @@ class _Graph:
         return parts
 
     def matmul(self, x: str, linears: list[nn.Linear], name: str) -> str:
-        """Return ``x`` times the weights of Linears side by side, biases not added."""
-        weight = torch.cat([linear.weight for linear in linears])
-        return self.add("MatMul", x, self.constant(f"{name}.weight", _array(weight).T), name=f"{name}.matmul")
+        """Return ``x`` times the weights of Linears side by side, or of one factored one; biases not added."""
+        if isinstance(linears[0], FactoredLinear):
+            x = self.matmul(x, [linears[0].inner], f"{name}.inner")
+            return self.matmul(x, [linears[0].outer], name)
+        weight = self.stored([linear.weight for linear in linears], f"{name}.weight")
+        return self.add("MatMul", x, weight, name=f"{name}.matmul")
 
     def bias(self, linears: list[nn.Linear], name: str) -> str:
         """Store the biases of Linears side by side."""
-        return self.constant(f"{name}.bias", _array(torch.cat([linear.bias for linear in linears])))
+        return self.stored([linear.bias for linear in linears], f"{name}.bias")
 
     def linear(self, x: str, linears: list[nn.Linear], name: str) -> str:
         """Return ``x`` through one or more Linears side by side."""
@@ -98,8 +109,8 @@ class _Graph:
     def layer_norm(self, terms: list[str], norm: nn.LayerNorm, name: str) -> str:
         """Return the LayerNorm of a sum; ``Sum`` and not ``Add``, see the module's docstring."""
         total = self.add("Sum", *terms, name=f"{name}.sum")
-        scale = self.constant(f"{name}.weight", _array(norm.weight))
-        shift = self.constant(f"{name}.bias", _array(norm.bias))
+        scale = self.stored([norm.weight], f"{name}.weight")
+        shift = self.stored([norm.bias], f"{name}.bias")
         return self.add("LayerNormalization", total, scale, shift, name=name, axis=-1, epsilon=norm.eps)
 
     def first_token(self, x: str) -> str:
@@ -147,16 +158,13 @@ def _embed(graph: _Graph, tables: Embeddings, config: EncoderConfig) -> str:
     return x if tables.project is None else graph.linear(x, [tables.project], "embeddings.project")
 
 
-def _layer(graph: _Graph, layer: Layer, x: str, mask: str, name: str, config: EncoderConfig, is_last: bool) -> str:
+def _layer(graph: _Graph, layer: Layer, x: str, mask: str, config: EncoderConfig, index: int) -> str:
     """Add one layer; the last one leads to the first token only, ``(batch, 1, hidden)``."""
-    if is_last:
-        asking = graph.first_token(x)
-        query = graph.linear(asking, [layer.query], f"{name}.query")
-        key, value = graph.split(graph.linear(x, [layer.key, layer.value], f"{name}.key_value"), 2)
-    else:
-        asking = x
-        packed = graph.linear(x, [layer.query, layer.key, layer.value], f"{name}.query_key_value")
-        query, key, value = graph.split(packed, 3)
+    name = f"layers.{index}"
+    asking = graph.first_token(x) if index == config.depth - 1 else x
+    # whoever shares weights with the last layer keeps them as it does, so that they are stored once
+    packed = config.owners[index] != config.owners[-1]
+    query, key, value = _query_key_value(graph, layer, (asking, x), name, packed)
     n_heads = layer.query.out_features // layer.head_size
     inputs = (query, key, value, "", mask)
     context = graph.add("MultiHeadAttention", *inputs, name=f"{name}.attention", domain=MICROSOFT, num_heads=n_heads)
@@ -165,6 +173,19 @@ def _layer(graph: _Graph, layer: Layer, x: str, mask: str, name: str, config: En
     inner = _activated(graph, x, layer.up, f"{name}.up", config.activation)
     down = graph.linear(inner, [layer.down], f"{name}.down")
     return graph.layer_norm([x, down], layer.ffn_norm, f"{name}.ffn_norm")
+
+
+def _query_key_value(graph: _Graph, layer: Layer, given: tuple[str, str], name: str, packed: bool) -> list[str]:
+    """Add query, key and value with as few products as possible; ``given`` is what asks and what is asked."""
+    asking, x = given
+    parts = [layer.query, layer.key, layer.value]
+    if any(isinstance(part, FactoredLinear) for part in parts):
+        named = zip((asking, x, x), parts, ("query", "key", "value"), strict=True)
+        return [graph.linear(source, [part], f"{name}.{what}") for source, part, what in named]
+    if packed:
+        return graph.split(graph.linear(x, parts, f"{name}.query_key_value"), 3)
+    query = graph.linear(asking, parts[:1], f"{name}.query")
+    return [query, *graph.split(graph.linear(x, parts[1:], f"{name}.key_value"), 2)]
 
 
 def _classify(graph: _Graph, head: Head, x: str, config: EncoderConfig) -> None:

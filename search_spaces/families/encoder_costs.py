@@ -5,18 +5,17 @@ All figures are of one text as `TextEncoder` computes it: the last layer works f
 
 from search_spaces.families.encoder_model import EncoderConfig
 
+LINEARS = ("query", "key", "value", "out", "up", "down")
+
 
 def parameters(config: EncoderConfig) -> int:
     """Return the number of weights, tables included."""
     width, rank = config.embedding, config.embedding_rank
     tables = config.vocab_size * (rank or width) + rank * width + (config.n_positions + config.n_token_types) * width
-    project = (width + 1) * config.hidden if width != config.hidden else 0
-    inner = [heads * config.head_size for heads in config.heads]
-    attention = sum(4 * config.hidden * i + 3 * i + config.hidden for i in inner)
-    ffn = sum(2 * config.hidden * f + f + config.hidden for f in config.ffn)
-    norms = 2 * width + 4 * config.hidden * config.depth
-    head = (config.hidden + 1) * (config.hidden + len(config.labels))
-    return tables + project + attention + ffn + norms + head
+    project = _project(config) + config.hidden if width != config.hidden else 0
+    layers = sum(_layer(config, index) for index in set(config.owners))
+    head = _head(config) + config.hidden + len(config.labels)
+    return tables + project + 2 * width + layers + head
 
 
 def macs(config: EncoderConfig, n_tokens: int) -> int:
@@ -44,8 +43,7 @@ def features(config: EncoderConfig, n_tokens: int) -> dict[str, float]:
     """
     full, last = range(config.depth - 1), config.depth - 1
     asking = [*(n_tokens for _ in full), 1]
-    inner = [heads * config.head_size for heads in config.heads]
-    weights = sum(4 * config.hidden * i + 2 * config.hidden * f for i, f in zip(inner, config.ffn, strict=True))
+    weights = sum(_projection(config, layer, 1) + _ffn(config, layer, 1) for layer in range(config.depth))
     return {
         "layers": float(config.depth),
         "projection_gflop": 2e-9 * sum(_projection(config, layer, n_tokens) for layer in full),
@@ -64,15 +62,34 @@ def _asking(config: EncoderConfig, layer: int, n_tokens: int) -> int:
     return 1 if layer == config.depth - 1 else n_tokens
 
 
+def _matrix(config: EncoderConfig, name: str, n_in: int, n_out: int) -> int:
+    """Return the weights of a Linear without its bias, which are its MACs for one token; factored ones have fewer."""
+    rank = dict(config.ranks).get(name, 0)
+    return rank * (n_in + n_out) if rank else n_in * n_out
+
+
+def _linear(config: EncoderConfig, layer: int, name: str) -> int:
+    """Return the weights of one Linear of a layer without its bias."""
+    width = config.ffn[layer] if name in ("up", "down") else config.heads[layer] * config.head_size
+    return _matrix(config, f"layers.{config.owners[layer]}.{name}", config.hidden, width)
+
+
+def _layer(config: EncoderConfig, layer: int) -> int:
+    """Return all parameters of a layer."""
+    biases = 3 * config.heads[layer] * config.head_size + config.ffn[layer] + 2 * config.hidden
+    return sum(_linear(config, layer, name) for name in LINEARS) + biases + 4 * config.hidden
+
+
 def _projection(config: EncoderConfig, layer: int, n_tokens: int) -> int:
     """Return the MACs of query, key, value and out."""
-    square = config.hidden * config.heads[layer] * config.head_size
-    return 2 * square * n_tokens + 2 * square * _asking(config, layer, n_tokens)
+    for_all = _linear(config, layer, "key") + _linear(config, layer, "value")
+    for_asking = _linear(config, layer, "query") + _linear(config, layer, "out")
+    return for_all * n_tokens + for_asking * _asking(config, layer, n_tokens)
 
 
 def _ffn(config: EncoderConfig, layer: int, n_tokens: int) -> int:
     """Return the MACs of up and down."""
-    return 2 * config.hidden * config.ffn[layer] * _asking(config, layer, n_tokens)
+    return (_linear(config, layer, "up") + _linear(config, layer, "down")) * _asking(config, layer, n_tokens)
 
 
 def _attention(config: EncoderConfig, layer: int, n_tokens: int) -> int:
@@ -80,8 +97,18 @@ def _attention(config: EncoderConfig, layer: int, n_tokens: int) -> int:
     return 2 * config.heads[layer] * config.head_size * n_tokens * _asking(config, layer, n_tokens)
 
 
+def _head(config: EncoderConfig) -> int:
+    """Return the MACs of the head."""
+    dense = _matrix(config, "head.dense", config.hidden, config.hidden)
+    return dense + _matrix(config, "head.out", config.hidden, len(config.labels))
+
+
+def _project(config: EncoderConfig) -> int:
+    """Return the weights of the Linear after the tables, 0 where there is none."""
+    width = config.embedding
+    return _matrix(config, "embeddings.project", width, config.hidden) if width != config.hidden else 0
+
+
 def _outside(config: EncoderConfig, n_tokens: int) -> int:
     """Return the MACs of factored tables, the Linear after them, and the head."""
-    project = config.embedding * config.hidden if config.embedding != config.hidden else 0
-    tables = n_tokens * (config.embedding_rank * config.embedding + project)
-    return tables + config.hidden * (config.hidden + len(config.labels))
+    return n_tokens * (config.embedding_rank * config.embedding + _project(config)) + _head(config)

@@ -90,13 +90,16 @@ def to_hf(model: TextEncoder) -> tuple[Any, dict[str, Tensor]]:
     """Return the transformers config and state dict of the same classifier.
 
     Raises:
-        ConfigError: Layers differ in width, heads do not fill the hidden width, or the word table is factored.
+        ConfigError: Layers differ in width or share weights, heads do not fill the hidden width, or a matrix is
+            factored.
     """
     config = model.config
     if not config.is_uniform:
         raise ConfigError(
-            f"student: heads {config.heads}, FFN {config.ffn} and rank {config.embedding_rank} do not fit a plain "
-            f"{config.model_type}; one FFN width, {config.hidden // config.head_size} heads everywhere and rank 0 do. "
+            f"student: heads {config.heads}, FFN {config.ffn} and rank {config.embedding_rank}, {len(config.ranks)} "
+            f"factored Linears and {config.depth - len(set(config.owners))} layers with shared weights do not fit a "
+            f"plain {config.model_type}; one FFN width, {config.hidden // config.head_size} heads everywhere, rank 0 "
+            "and own weights do. "
             "Search with space.mode: uniform, or load it with nas.load_student."
         )
     naming = NAMING[config.model_type]

@@ -88,7 +88,16 @@ def inherit(teacher: TextEncoder, config: EncoderConfig, units: Units) -> TextEn
         teacher: Not changed.
         config: The student's shape; its widths are the numbers of units.
         units: What the student keeps.
+
+    Raises:
+        ConfigError: The teacher's matrices are factored or its layers share weights: they have no units to cut.
     """
+    if teacher.config.ranks or teacher.config.sharing or teacher.config.embedding_rank:
+        what = "shares weights between layers" if teacher.config.sharing else "has factored matrices"
+        raise ConfigError(
+            f"student: a model that {what} ({teacher.config.sharing or teacher.config.ranks or 'word table'}) cannot "
+            "be cut; one with matrices of its own can. Cut first, then factor or share."
+        )
     with torch.device("meta"):  # no time for weights that are about to be replaced
         student = TextEncoder(config)
     theirs = teacher.state_dict()

@@ -11,7 +11,7 @@ tokens, everything else for one. The logits are the same; exporters do well to d
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from search_spaces.errors import ConfigError, ShapeError
 from search_spaces.families.attention import attend
+from search_spaces.families.factored import factor_linears
 from search_spaces.registry import unknown_name
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
@@ -53,6 +54,8 @@ class EncoderConfig:
         pad_token_id: Token id of padding.
         position_offset: Rows that Hugging Face's position table has before the first usable one.
         labels: Class names, in the order of the logits.
+        ranks: Name and rank of every Linear that is a product of two thin ones (`FactoredLinear`).
+        sharing: For each layer the first layer with the same weights, itself included; () = each layer has its own.
     """
 
     model_type: str
@@ -72,6 +75,8 @@ class EncoderConfig:
     pad_token_id: int
     position_offset: int
     labels: tuple[str, ...]
+    ranks: tuple[tuple[str, int], ...] = ()
+    sharing: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse a shape that no module can have."""
@@ -85,6 +90,18 @@ class EncoderConfig:
         for name in (self.activation, self.head_activation):
             if name not in ACTIVATIONS:
                 raise unknown_name("encoder.activation", name, list(ACTIVATIONS))
+        for name, rank in self.ranks:
+            if rank < 1:
+                raise ConfigError(f"encoder.ranks: {name} has rank {rank}; at least 1.")
+        owners = self.owners
+        shapes = list(zip(owners, self.heads, self.ffn, strict=False))  # of one group all are equal
+        if len(owners) != self.depth or any(
+            not 0 <= owner <= index or shapes[owner] != shapes[index] for index, owner in enumerate(owners)
+        ):
+            raise ConfigError(
+                f"encoder.sharing: {self.sharing} does not fit heads {self.heads} and FFN {self.ffn}; one entry a "
+                "layer, the first layer of its group, and one shape in a group."
+            )
 
     @property
     def depth(self) -> int:
@@ -92,10 +109,16 @@ class EncoderConfig:
         return len(self.heads)
 
     @property
+    def owners(self) -> tuple[int, ...]:
+        """Return for each layer the one whose weights it uses: itself, unless layers share weights."""
+        return self.sharing or tuple(range(self.depth))
+
+    @property
     def is_uniform(self) -> bool:
         """Return True if a plain Hugging Face model of this type can hold the shape."""
         square = all(heads * self.head_size == self.hidden for heads in self.heads)
-        return square and len(set(self.ffn)) == 1 and self.embedding_rank == 0
+        is_own = self.embedding_rank == 0 and not self.ranks and not self.sharing
+        return square and len(set(self.ffn)) == 1 and is_own
 
     def with_labels(self, labels: tuple[str, ...]) -> "EncoderConfig":
         """Return the same shape with other class names."""
@@ -103,14 +126,14 @@ class EncoderConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        fields = asdict(self)
-        return {**fields, "heads": list(self.heads), "ffn": list(self.ffn), "labels": list(self.labels)}
+        lists = {name: list(getattr(self, name)) for name in ("heads", "ffn", "labels", "sharing")}
+        return {**asdict(self), **lists, "ranks": dict(self.ranks)}
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "EncoderConfig":
-        """Return what `to_json` wrote."""
-        lists = {name: tuple(fields[name]) for name in ("heads", "ffn", "labels")}
-        return cls(**{**fields, **lists})
+        """Return what `to_json` wrote, also before there were ``ranks`` and ``sharing``."""
+        lists = {name: tuple(fields[name]) for name in ("heads", "ffn", "labels", "sharing") if name in fields}
+        return cls(**{**fields, **lists, "ranks": tuple(fields.get("ranks", {}).items())})
 
 
 class Embeddings(nn.Module):
@@ -198,9 +221,16 @@ class TextEncoder(nn.Module):
         super().__init__()
         self.config = config
         self.embeddings = Embeddings(config)
-        self.layers = nn.ModuleList(Layer(config, index) for index in range(config.depth))
+        layers: list[Layer] = []
+        for index, owner in enumerate(config.owners):
+            layers.append(layers[owner] if owner < index else Layer(config, index))
+        self.layers = nn.ModuleList(layers)
         self.head = Head(config)
+        factor_linears(self, config.ranks)
         self.apply(_initialise)
+        # each weight has one name in a state dict, also where layers share it: files hold it once
+        self.register_state_dict_post_hook(_drop_aliases)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_add_aliases)  # type: ignore[no-untyped-call]
 
     def forward(
         self,
@@ -253,3 +283,23 @@ def _initialise(module: nn.Module) -> None:
         nn.init.normal_(module.weight, std=0.02)
     if isinstance(module, nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)
+
+
+def _aliases(model: nn.Module, prefix: str) -> list[tuple[str, str]]:
+    """Return the prefixes of the names that layers without weights of their own and their owners have."""
+    pairs = enumerate(cast(TextEncoder, model).config.owners)
+    return [(f"{prefix}layers.{index}.", f"{prefix}layers.{owner}.") for index, owner in pairs if owner != index]
+
+
+def _drop_aliases(model: nn.Module, state: dict[str, Any], prefix: str, _: object) -> None:
+    """Leave shared weights in a state dict once."""
+    for alias, _owner in _aliases(model, prefix):
+        for name in [name for name in state if name.startswith(alias)]:
+            del state[name]
+
+
+def _add_aliases(model: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
+    """Give shared weights all their names before they are loaded."""
+    for alias, owner in _aliases(model, prefix):
+        for name in [name for name in state if name.startswith(owner)]:
+            state[alias + name.removeprefix(owner)] = state[name]

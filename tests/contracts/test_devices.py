@@ -53,3 +53,5 @@ def test_a_device_predicts_what_the_module_predicts(name: str) -> None:
     with torch.inference_mode():
         expected = model(*tokens.collate(np.array([0, 1]))).numpy()
     np.testing.assert_allclose(device.predict(device.export(model), tokens, 1), expected, atol=1e-4)
+    said = [call["logits"] for call in device.outputs(device.export(model), tokens, 1)]
+    np.testing.assert_allclose(np.concatenate(said), expected[[1, 0]], atol=1e-4)

@@ -19,7 +19,10 @@ from nas.trial import train_student, workbench
 from tests.compressors.encoders import encoder, texts
 from tests.conftest import write_rows
 
-GRADUAL = {"distillation": {"alpha": 0.5, "temperature": 1.0, "hidden": 0.0}, "structured_pruning": {"end": 0.5}}
+GRADUAL = {
+    "distillation": {"alpha": 0.5, "temperature": 1.0, "hidden": 0.0, "live": False},
+    "structured_pruning": {"end": 0.5},
+}
 
 
 @pytest.fixture(scope="module")

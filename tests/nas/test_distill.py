@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 import torch
 
+from compressors.answers import Need, ask
 from compressors.distillation import Distillation
+from compressors.live_terms import LIVE_TERMS, LiveTerms
 from compressors.structured import StructuredPruning
 from compressors.weights import WeightPruning
 from nas.bundle import Outputs
-from nas.distill import distill, learning_rate_share
+from nas.distill import distill, learning_rate_share, n_batches
 from nas.recipe import TrainSettings
-from search_spaces.errors import DivergedError, ShapeError
+from search_spaces.errors import DivergedError, ShapeError, StateError
 from tests.compressors.encoders import encoder, texts
 
 PRECISIONS = ["fp32", "bf16"]
@@ -193,3 +195,104 @@ def test_the_order_of_rows_goes_on_where_an_earlier_run_ended(monkeypatch):
         return list(seen)
 
     assert rows_of(0.5, 0) + rows_of(2.0, 3) == rows_of(2.5, 0)
+
+
+def sharpened(model):
+    """A teacher whose layers do something: fresh weights hardly change the stream."""
+    with torch.no_grad():
+        for layer in model.layers:
+            for part in (layer.query, layer.key, layer.value, layer.up, layer.down):
+                part.weight.mul_(6)
+    return model
+
+
+def distance(student, teacher, tokens, name, layer_map):
+    """Return one term for all rows, unprojected; smaller is nearer."""
+    batch = tokens.collate(np.arange(len(tokens)))
+    weights = {**dict.fromkeys(LIVE_TERMS, 0.0), name: 1.0}
+    with torch.no_grad():
+        said, goal = (ask(model, batch, Need.STATES) for model in (student, teacher))
+        return LiveTerms(weights, layer_map).distance(said, goal, batch.attention_mask, lambda x: x.float()).item()
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(
+    ("name", "layer_map"),
+    [*((name, "skip") for name in LIVE_TERMS), ("tokens", "last"), ("tokens", "dynamic"), ("attention", "dynamic")],
+)
+def test_training_with_a_term_lowers_it(name, layer_map, precision):
+    tokens, teacher = texts(), sharpened(encoder(heads=(4, 4, 4), ffn=(64, 96, 64)))
+    before = {key: tensor.clone() for key, tensor in teacher.state_dict().items()}
+    student = encoder(heads=(4, 4), ffn=(64, 64))
+    first = distance(student, teacher, tokens, name, layer_map)
+    loss = Distillation(live=True, layer_map=layer_map, **{name: 1000.0})  # so that the logits hardly count
+    run = settings(epochs=8, precision=precision)
+    epochs = distill(student, tokens, teaching(tokens), run, seed=0, loss=loss, live=teacher)
+    assert distance(student, teacher, tokens, name, layer_map) < 0.9 * first
+    assert epochs[-1].loss < epochs[0].loss
+    assert all(0 < epoch.teacher_share < 1 for epoch in epochs)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in teacher.state_dict().items())
+
+
+def test_all_weights_at_zero_train_exactly_as_the_default_and_the_teacher_does_not_run():
+    tokens, students = texts(), [encoder(), encoder()]
+    losses = [Distillation(), Distillation(hidden=0.0, live=True, **dict.fromkeys(LIVE_TERMS, 0.0))]
+    for student, loss in zip(students, losses, strict=True):
+        epochs = distill(student, tokens, teaching(tokens), settings(), seed=0, loss=loss, live=encoder())
+        assert epochs[0].teacher_share == 0
+    assert torch.equal(weights(students[0]), weights(students[1]))
+
+
+def test_the_loss_of_a_default_run_is_that_of_the_logits_alone():
+    tokens, student = texts(16), encoder()
+    loss, batch = Distillation(), tokens.collate(np.arange(16))
+    teacher = torch.from_numpy(teaching(tokens).logits).float()
+    with torch.no_grad():
+        expected = loss.loss(student(*batch), teacher, torch.from_numpy(tokens.labels)).item()
+    epochs = distill(student, tokens, teaching(tokens), settings(), seed=0, loss=loss)
+    assert epochs[0].loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_term_that_needs_the_teacher_itself_fails_without_it():
+    tokens = texts()
+    loss = Distillation(live=True, attention=0.5)
+    with pytest.raises(StateError, match=r"distillation\.attention: 0\.5 needs the teacher itself.*live teacher"):
+        distill(encoder(), tokens, teaching(tokens), settings(), seed=0, loss=loss)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_teacher_runs_along_while_the_student_is_cut(precision):
+    tokens, student, teacher = texts(), encoder(), encoder()
+    pruning = StructuredPruning(schedule="cubic")
+    pruning.aim(replace(student.config, heads=(2, 3), ffn=(32, 32)))
+    loss = Distillation(live=True, layer_map="dynamic", hidden=0.1, **dict.fromkeys(LIVE_TERMS, 0.1))
+    states = np.zeros((len(tokens), 2, 32), np.float16)
+    said = Outputs(teaching(tokens).logits, states)
+    run = settings(epochs=3, precision=precision)
+    distill(student, tokens, said, run, seed=0, loss=loss, compressors=[pruning], live=teacher)
+    assert student.config.heads == (2, 3)
+    assert weights(student).isfinite().all()
+
+
+def test_a_share_of_the_rows_is_the_same_in_every_epoch_and_shortens_it(monkeypatch):
+    tokens = texts(96)
+    seen = []
+    collate = type(tokens).collate
+
+    def watch(self, rows):
+        seen.append(rows.tolist())
+        return collate(self, rows)
+
+    monkeypatch.setattr(type(tokens), "collate", watch)
+
+    def epochs_of(seed):
+        seen.clear()
+        distill(encoder(), tokens, teaching(tokens), settings(epochs=2, share=0.5), seed=seed, loss=Distillation())
+        return [sorted(row for rows in epoch for row in rows) for epoch in (seen[:3], seen[3:])]
+
+    first, second = epochs_of(0)
+    assert first == second
+    assert len(set(first)) == len(first) == 48
+    assert epochs_of(1)[0] != first
+    assert n_batches(96, settings(share=0.5)) == 3
+    assert n_batches(3, settings(share=0.01)) == 1

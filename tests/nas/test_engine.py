@@ -252,7 +252,7 @@ def test_a_space_smaller_than_the_budget_is_exhausted_and_says_so(tiny_recipe: d
         "genes": {"keep_1": [False], "keep_2": [False], "hidden": [16], "ffn": [32, 64], "int8.enabled": [True]}
     }
     tiny_recipe["compress"] = {
-        "distillation": {"alpha": 0.1, "temperature": 2.0, "hidden": 0.0},
+        "distillation": {"alpha": 0.1, "temperature": 2.0, "hidden": 0.0, "live": False},
         "structured_pruning": {"schedule": "oneshot"},
         "int8": {"per_channel": True},
     }

@@ -40,6 +40,17 @@ SHAPES = {
     "electra with a projection": replace(BERT, embedding=32, head_activation="gelu"),
     "low-rank words": replace(BERT, embedding_rank=16),
     "low-rank words and a projection": replace(BERT, embedding=32, embedding_rank=16),
+    "factored everywhere": replace(
+        BERT,
+        embedding=32,
+        ranks=(
+            *((f"layers.{layer}.{name}", 7) for layer in (0, 2) for name in ("query", "value", "out", "up", "down")),
+            ("embeddings.project", 5),
+            ("head.dense", 6),
+            ("head.out", 2),
+        ),
+    ),
+    "shared": replace(BERT, heads=(6,) * 4, ffn=(64,) * 4, sharing=(0, 0, 2, 2)),
 }
 
 

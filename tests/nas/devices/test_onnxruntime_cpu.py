@@ -3,6 +3,7 @@ import os
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -114,8 +115,23 @@ def test_predictions_are_those_of_the_module_in_the_order_of_the_rows(
     np.testing.assert_allclose(logits, expected, atol=1e-5)
 
 
+def test_all_outputs_of_a_file_come_by_name_call_by_call(
+    device: OnnxRuntimeCpu, model: TextEncoder, artefact: bytes
+) -> None:
+    probe = onnx.load_model_from_string(artefact)
+    probe.graph.output.append(
+        onnx.helper.make_tensor_value_info("layers.0.up.activation", onnx.TensorProto.FLOAT, None)
+    )
+    tokens = ragged_rows([9, 5, 9, 5, 5])
+    calls = list(device.outputs(probe.SerializeToString(), tokens, 2))
+    assert [call["layers.0.up.activation"].shape for call in calls] == [(2, 5, 64), (1, 5, 64), (2, 9, 64)]
+    logits = device.predict(artefact, tokens, 2)
+    np.testing.assert_allclose(np.concatenate([call["logits"] for call in calls]), logits[[1, 3, 4, 0, 2]], atol=1e-6)
+
+
 def test_no_rows_give_no_predictions(device: OnnxRuntimeCpu, artefact: bytes) -> None:
     assert device.predict(artefact, ragged_rows([]), 1).shape == (0, 3)
+    assert list(device.outputs(artefact, ragged_rows([]), 1)) == []
 
 
 @pytest.mark.parametrize("file", [b"", b"garbage"])

@@ -14,6 +14,11 @@ SHAPES = [
     dataclasses.replace(CONFIG, embedding_rank=8),
     dataclasses.replace(CONFIG, embedding=16, embedding_rank=4, n_token_types=0),
     dataclasses.replace(CONFIG, heads=(4,), ffn=(64,)),
+    dataclasses.replace(
+        CONFIG, ranks=(("layers.0.up", 5), ("layers.2.key", 3), ("layers.2.out", 4), ("head.dense", 6))
+    ),
+    dataclasses.replace(CONFIG, embedding=16, ranks=(("embeddings.project", 2), ("head.out", 1))),
+    dataclasses.replace(CONFIG, heads=(2,) * 4, ffn=(16,) * 4, sharing=(0, 0, 2, 2), ranks=(("layers.2.query", 3),)),
 ]
 
 

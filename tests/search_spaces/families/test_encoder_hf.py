@@ -173,7 +173,16 @@ def test_a_hub_id_that_cannot_be_had_is_one_line(monkeypatch: pytest.MonkeyPatch
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("change", [{"ffn": (64, 32, 64)}, {"heads": (4, 2, 4)}, {"embedding_rank": 8}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"ffn": (64, 32, 64)},
+        {"heads": (4, 2, 4)},
+        {"embedding_rank": 8},
+        {"ranks": {"layers.0.up": 8}},
+        {"sharing": [0, 0, 2]},
+    ],
+)
 def test_a_shape_that_plain_bert_cannot_hold_is_not_saved_as_one(change: dict, tmp_path: Path) -> None:
     save_tiny_hf("bert", tmp_path / "bert")
     config = from_hf(str(tmp_path / "bert"))[0].config

@@ -139,3 +139,10 @@ def shrunk(
     teacher: EncoderConfig, layers: tuple[int, ...], heads: tuple[int, ...], ffn: tuple[int, ...]
 ) -> Architecture:
     return Architecture(layers, EncoderConfig.from_json({**teacher.to_json(), "heads": heads, "ffn": ffn}))
+
+
+@pytest.mark.parametrize("change", [{"ranks": {"layers.0.up": 4}}, {"sharing": [0, 0, 2]}, {"embedding_rank": 4}])
+def test_a_model_without_matrices_of_its_own_cannot_be_cut(change: dict, teacher: TextEncoder) -> None:
+    odd = TextEncoder(EncoderConfig.from_json({**teacher.config.to_json(), **change}))
+    with pytest.raises(ConfigError, match=r"student: a model that .* cannot be cut; .* Cut first, then"):
+        FAMILY.permute(odd, random_importance(odd.config))

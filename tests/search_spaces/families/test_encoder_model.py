@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import json
 
@@ -57,6 +58,8 @@ def test_a_uniform_shape_is_one_that_plain_bert_can_hold() -> None:
         ({"heads": (), "ffn": ()}, "at least one layer"),
         ({"ffn": (64, 0, 32)}, "a width is below 1"),
         ({"activation": "gelo"}, "'gelo' is unknown; known: gelu"),
+        ({"ranks": (("head.out", 0),)}, "head.out has rank 0; at least 1"),
+        ({"sharing": (0, 0, 2)}, r"\(0, 0, 2\) does not fit heads \(4, 1, 2\)"),
     ],
 )
 def test_an_impossible_shape_is_refused(fields: dict, message: str) -> None:
@@ -65,7 +68,15 @@ def test_an_impossible_shape_is_refused(fields: dict, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "fields", [{}, {"embedding_rank": 8}, {"embedding": 16}, {"embedding": 16, "embedding_rank": 4}]
+    "fields",
+    [
+        {},
+        {"embedding_rank": 8},
+        {"embedding": 16},
+        {"embedding": 16, "embedding_rank": 4},
+        {"ranks": (("layers.0.key", 4), ("head.out", 1))},
+        {"heads": (2, 2), "ffn": (16, 16), "sharing": (0, 0)},
+    ],
 )
 def test_padding_changes_no_logit(fields: dict) -> None:
     model, batch = model_of(changed(**fields)), padded_batch()
@@ -73,6 +84,23 @@ def test_padding_changes_no_logit(fields: dict) -> None:
     for row, n_tokens in enumerate(batch["attention_mask"].sum(1).tolist()):
         alone = model(batch["input_ids"][row : row + 1, :n_tokens])
         assert torch.allclose(alone[0], together[row], atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("layers.0.norm", "missing"), ("embeddings.norm", "a LayerNorm")])
+def test_only_a_linear_can_have_a_rank(name: str, kind: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name} is {kind}; only a Linear has a rank"):
+        TextEncoder(changed(ranks=((name, 4),)))
+
+
+def test_a_copy_of_a_model_that_shares_layers_shares_them_and_saves_them_once() -> None:
+    model = copy.deepcopy(model_of(changed(heads=(2, 2, 2), ffn=(16, 16, 16), sharing=(0, 0, 2))))
+    assert model.layers[0] is model.layers[1]
+    assert not [name for name in model.state_dict() if name.startswith("layers.1.")]
+    with torch.no_grad():
+        model.layers[0].up.weight.zero_()
+    other = model_of(model.config)
+    other.load_state_dict(model.state_dict())
+    assert not other.layers[1].up.weight.any()
 
 
 def test_the_last_layer_of_one_token_gives_the_logits_of_all_tokens() -> None:

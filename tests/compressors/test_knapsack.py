@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas.knapsack import frontier, solve
+from compressors.knapsack import frontier, solve
 from search_spaces.errors import ShapeError
 
 NUMBERS = st.one_of(st.integers(-3, 5).map(float), st.floats(-10, 10, allow_nan=False))

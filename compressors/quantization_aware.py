@@ -1,0 +1,216 @@
+"""Quantization-aware training: the student learns while the weights that compute are rounded.
+
+Knows modules and training hooks; not losses. In bfloat16 training the weights are rounded in float32, from the
+student's own, and the result is cast: a level is then off by bfloat16's error, below 0.4 %, until training ends.
+"""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from compressors.activations import RoundedInput
+from compressors.base import Change, Inner, Phase, Report, Skip
+from compressors.learned_step import LearnedStep
+from compressors.quantizable import LAYERS, quantizable, size_figures, untouched
+from compressors.schemes import SCHEMES, Uniform, scheme_for, uniform_for
+from search_spaces.dimensions import Choice
+from search_spaces.errors import ConfigError
+from search_spaces.registry import unknown_name
+from search_spaces.space import Condition, Space
+
+KNOWN = ("none", *SCHEMES, "lsq")
+MODES = ("none", "dynamic", "moving")
+MEMORY = 0.99  # of moving ranges
+
+
+class QuantizationAware(Inner):
+    """Round the weights of Linear and Conv2d in every step, and on request what enters them.
+
+    The gradient of a rounded weight is taken as that of the weight. At the end the student keeps its rounded weights:
+    what is exported is what was trained. Inputs are rounded in training only; a runtime rounds its own.
+
+    Source: Bengio et al. 2013, https://arxiv.org/abs/1308.3432 (straight through); Jacob et al. 2018,
+    https://arxiv.org/abs/1712.05877, sec. 3 (activations); ``lsq``: `compressors.learned_step`.
+    """
+
+    name: ClassVar[str] = "quantization_aware"
+    suits: ClassVar[str] = "learns with rounded weights: keeps at 2..4 bits what rounding afterwards loses"
+    phase: ClassVar[Phase] = "bits"
+    rewrites: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        scheme: str = "symmetric",
+        bits: int | None = None,
+        per_channel: bool = True,
+        activations: str = "none",
+        activation_bits: int = 8,
+        start: float = 0.0,
+        embeddings: bool = False,
+    ) -> None:
+        """Bind the knobs.
+
+        Args:
+            scheme: Of the weights: ``none``, a row of `compressors.schemes.SCHEMES`, or ``lsq``, whose steps learn.
+            bits: Of a weight; None = the most of the scheme.
+            per_channel: A scale for every output channel; tables of embeddings always have one for all.
+            activations: ``none``, ``dynamic`` (range of every batch) or ``moving`` (average of the ranges).
+            activation_bits: Of an input, affine.
+            start: Share of the steps before which training is plain, 0 to below 1.
+            embeddings: Whether tables are rounded too.
+
+        Raises:
+            ConfigError: A knob is unknown or out of its range.
+        """
+        if scheme not in KNOWN:
+            raise unknown_name(f"{self.name}.scheme", scheme, list(KNOWN))
+        if activations not in MODES:
+            raise unknown_name(f"{self.name}.activations", activations, list(MODES))
+        if not 0 <= start < 1:
+            raise ConfigError(f"{self.name}.start: {start} is out of range; 0 to below 1.")
+        # learned steps have the levels of two's complement, in channels as symmetric ones
+        self._scheme, self.bits = scheme_for(self.name, "symmetric" if scheme in ("lsq", "none") else scheme, bits)
+        self._activation_scheme: Uniform = uniform_for(self.name, "affine", activation_bits)
+        self.scheme, self.per_channel, self.embeddings = scheme, per_channel, embeddings
+        self.activations, self.activation_bits, self.start = activations, activation_bits, start
+        self._student: nn.Module = nn.Module()
+        self._twin: nn.Module | None = None  # the one that has hooks
+        self._layers: list[str] = []
+        self._learned: dict[str, LearnedStep] = {}
+        self._inputs: dict[str, RoundedInput] = {}
+        self._step = self._n_steps = 0
+
+    @classmethod
+    def space(cls) -> Space:
+        """Return the knobs; each counts only where it is read."""
+        rounding = KNOWN[1:]
+        evenly = (*(name for name, scheme in SCHEMES.items() if isinstance(scheme, Uniform)), "lsq")
+        return Space(
+            {
+                "scheme": Choice(KNOWN),
+                "bits": Choice((8, 6, 4, 3, 2), ordered=True),
+                "per_channel": Choice((True, False)),
+                "activations": Choice(MODES),
+                "activation_bits": Choice((8, 6, 4), ordered=True),
+                "start": Choice((0.0, 0.3, 0.6), ordered=True),
+                "embeddings": Choice((False, True)),
+            },
+            {
+                "bits": Condition("scheme", evenly),
+                "per_channel": Condition("scheme", rounding),
+                "activations": Condition("scheme", rounding),
+                "activation_bits": Condition("activations", ("dynamic", "moving")),
+                "start": Condition("scheme", rounding),
+                "embeddings": Condition("scheme", rounding),
+            },
+        )
+
+    def begin(self, student: nn.Module, n_steps: int) -> None:
+        """Take the student in hand; nothing is rounded yet.
+
+        Raises:
+            ConfigError: No layer can be quantized.
+        """
+        self._student, self._n_steps, self._step = student, n_steps, 0
+        self._twin, self._layers, self._learned, self._inputs = None, [], {}, {}
+        if self.scheme != "none" or self.activations != "none":
+            self._layers = list(quantizable(self.name, student, self.embeddings))
+
+    def rewrite(self, twin: nn.Module) -> None:
+        """Round the twin's weights, and once a twin hook the rounding of its inputs, when its time has come."""
+        if self._step < self.start * self._n_steps:
+            return
+        if self.scheme != "none":
+            with torch.no_grad():
+                for name in self._layers:
+                    weight = _weight(twin, name)
+                    weight.copy_(self._rounded(name, _source(_weight(self._student, name), weight)))
+        if self.activations != "none" and twin is not self._twin:
+            self._hook(twin)
+
+    def after_backward(self, step: int) -> None:
+        """Give learned steps their gradient; it is closed, from that of the rounded weights."""
+        for name, learned in self._learned.items():
+            gradient = _weight(self._student, name).grad
+            if gradient is not None:
+                learned.take_gradient(gradient)
+
+    def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> bool:
+        """Move the learned steps at the weights' learning rate; never replaces parameters."""
+        for learned in self._learned.values():
+            learned.update(float(optimizer.param_groups[0]["lr"]))
+        self._step = step + 1
+        return False
+
+    def end(self) -> None:
+        """Leave the student with its rounded weights."""
+        if self.scheme != "none":
+            with torch.no_grad():
+                for name in self._layers:
+                    weight = _weight(self._student, name)
+                    weight.copy_(self._rounded(name, weight))
+        self._twin = None
+
+    def report(self) -> Report:
+        """Return the bits of every layer's weights and inputs; bytes are as if packed."""
+        if not self._layers:
+            is_idle = self.scheme == self.activations == "none"
+            why = "scheme and activations are none" if is_idle else "training has not begun"
+            return Report(self.name, skipped=(Skip("layers", why),))
+        weights = {name: _weight(self._student, name) for name in self._layers}
+        changed, packed = [], {}
+        if self.scheme != "none":
+            changed += [Change(f"{name}.weight", 32, self.bits) for name in weights]
+            packed = {n: self._scheme.packed_bits(w, self.bits, self._has_channels(n)) for n, w in weights.items()}
+        changed += [Change(f"{name}.input", 32, self.activation_bits) for name in self._inputs]
+        skipped = (*self._why_not_kept(), *untouched(self._student, weights))
+        return Report(self.name, tuple(changed), skipped, size_figures(self._student, weights, packed))
+
+    def _has_channels(self, name: str) -> bool:
+        """Return whether a layer has a scale for each output channel."""
+        return self.per_channel and isinstance(self._student.get_submodule(name), LAYERS)
+
+    def _rounded(self, name: str, weight: Tensor) -> Tensor:
+        """Return a layer's weights rounded; learned steps start anew where channels were cut."""
+        if self.scheme != "lsq":
+            return self._scheme.quantize(weight, self.bits, self._has_channels(name))
+        if name not in self._learned or not self._learned[name].fits(weight):
+            self._learned[name] = LearnedStep(weight, self.bits, self._has_channels(name))
+        return self._learned[name].round(weight)
+
+    def _hook(self, twin: nn.Module) -> None:
+        """Round what enters a new twin's layers; moving ranges go on."""
+        for name in self._layers:
+            module = twin.get_submodule(name)
+            if isinstance(module, LAYERS):
+                memory = MEMORY if self.activations == "moving" else None
+                new = RoundedInput(self._activation_scheme, self.activation_bits, memory=memory)
+                module.register_forward_pre_hook(self._inputs.setdefault(name, new))
+        self._twin = twin
+
+    def _why_not_kept(self) -> list[Skip]:
+        """Return what the student does not keep, or what no runtime does faster."""
+        found = []
+        if self._inputs:
+            found.append(Skip("activations", "rounded in training only: a runtime rounds with ranges of its own"))
+        if self.scheme == "lsq":
+            found.append(Skip("runtime", "simulated: an artefact chooses its own scales and rounds once more"))
+        elif self.scheme != "none" and not self._scheme.has_runtime(self.bits):
+            what = f"{self.bits}-bit {self.scheme} weights"
+            found.append(Skip("runtime", f"no runtime here computes with {what}: packed size is told, not speed"))
+        return found
+
+
+def _weight(model: nn.Module, name: str) -> Tensor:
+    """Return the weight of a layer."""
+    weight = model.get_submodule(name).weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
+def _source(master: Tensor, twin: Tensor) -> Tensor:
+    """Return what to round, in float32: the student's weight, except where another compressor rewrote the twin's."""
+    if not master.requires_grad:  # the twin keeps its rounded weight from the step before
+        return master.detach()
+    return torch.where(twin == master.to(twin.dtype), master, twin.float())
