@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperCommand
 
+from nas.methods import METHODS
 from search_spaces.errors import NasError
 from search_spaces.registry import Table
 
@@ -25,6 +26,7 @@ COMMANDS = Table(
         "recipe": "launch.commands:recipe",
         "compress": "launch.compress:compress",
         "compressors": "launch.methods:methods",
+        "compare": "launch.compare:compare",
         "strategies": "launch.strategies:strategies",
         "doctor": "launch.doctor:doctor",
     },
@@ -57,6 +59,8 @@ the deployed artefacts, and keeps what no other student beats.
     nas report runs/quickstart
 """,
 )
+
+EVERY_METHOD = "\n\n".join(["**Methods**", *(f"`{method.name}` {method.title}" for method in METHODS.values())])
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of a search, e.g. runs/quickstart.")]
 
@@ -207,6 +211,44 @@ def compressors(
         nas compressors int8
     """
     _run("compressors", name)
+
+
+@app.command(epilog=EVERY_METHOD)
+def compare(
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="RECIPE", help="Recipe whose teacher, data, device and training count.")
+    ] = None,
+    teacher: Annotated[str | None, typer.Option(help="Local folder or Hugging Face id of the teacher.")] = None,
+    data: Annotated[str | None, typer.Option(help="csv, tsv, jsonl or parquet file (.gz too), or hub id.")] = None,
+    device: Annotated[str | None, typer.Option(help="Device to measure on.")] = None,
+    methods: Annotated[str | None, typer.Option(metavar="NAME,...", help="Methods, see below; default all.")] = None,
+    seeds: Annotated[int, typer.Option(help="Times each method is tried.")] = 3,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the data in a training run.")] = None,
+    run: Annotated[Path | None, typer.Option(help="Finished search whose best student is the joint row.")] = None,
+    search: Annotated[
+        float | None, typer.Option(metavar="MINUTES", help="Search for the joint row; default as long as the others.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Run folder, continued if it exists.")] = None,
+    sets: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of the recipe.")] = None,
+) -> None:
+    """Compare methods of compression on your teacher, data and device: one yardstick, the same budget for all.
+
+    Ends with tables, markdown, JSON and an HTML report; can be stopped at any time, the same command goes on.
+    Without RECIPE, teacher and data it takes those of the quickstart and a small budget.
+
+    **Examples**
+
+        nas compare --methods teacher,ptq_dynamic,magnitude_50
+
+        nas compare --teacher ./my-model --data sst2.csv --device cpu --seeds 3 --epochs 1 --run runs/my-search
+    """
+    overrides = {
+        "teacher.model": teacher,
+        "data.source": data,
+        "device.name": device,
+        "finalize.train.epochs": epochs,
+    }
+    _run("compare", recipe, (overrides, sets or []), (methods, seeds), (run, search), output)
 
 
 @app.command()

@@ -6,7 +6,7 @@ Knows the phases and their order; Ray, MLflow and terminals only through `Execut
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -144,6 +144,7 @@ class Engine:
             on_tell=lambda trial: self._told(trial, known),
             on_tick=lambda running: self.progress.show(self._snapshot(known, running)),
             rungs=rungs,
+            is_late=self._clock(),
         )
         if isinstance(self.record.sampler, Strategy):  # ours do not even propose what cannot meet a constraint
             self.record.sampler.foresee(foresight(known, search.objectives, constraints))
@@ -151,6 +152,12 @@ class Engine:
             self.progress.warn(exhausted)
         if rungs is not None:
             self._keep_fidelity(rungs)
+
+    def _clock(self) -> Callable[[], bool]:
+        """Return a function that says whether the minutes of the search are over, those of earlier processes too."""
+        minutes, began = self.recipe.search.minutes, time.monotonic()
+        before = (self.record.attrs.get("seconds") or {}).get("search", 0.0)
+        return lambda: minutes is not None and before + time.monotonic() - began >= 60 * minutes
 
     def _keep_fidelity(self, rungs: Rungs) -> None:
         """Say and keep how many reached which rung, and clear what only an unfinished search needs."""

@@ -105,6 +105,7 @@ class SearchSettings(Section):
     strategy: str = "predictor"
     options: dict[str, Any] = Field(default_factory=dict, description="options of the strategy")
     trials: int = Field(24, ge=1, description="students to train")
+    minutes: float | None = Field(None, gt=0, description="begin no student after this long; None: trials alone count")
     seed: int = Field(0, ge=0)
     profile_shapes: int = Field(32, ge=4, description="untrained students measured before the search")
     warm_start: bool = Field(True, description="begin with teacher shape, smallest, and a ladder of uniform shapes")

@@ -40,10 +40,11 @@ class Search:
     on_tell: Notify
     on_tick: Callable[[int], None]
     rungs: Rungs | None = None
+    is_late: Callable[[], bool] = lambda: False
     running: dict[str, tuple[int, dict[str, Value]]] = field(default_factory=dict)
 
     def run(self) -> str | None:
-        """Spend what is left of the budget; return why some of it is left when the space holds no more candidates.
+        """Spend what is left of the budget; return why some of it is left when time or candidates run out.
 
         Raises:
             StateError: The first trials all failed alike.
@@ -55,14 +56,20 @@ class Search:
             self._consider(trial, keys)
         is_exhausted = False
         while (left := self.settings.trials - len(self._spent())) > 0:
-            while not is_exhausted and len(self.running) < min(left, self.executor.slots("train")):
+            is_late = self.is_late() and bool(self._spent())  # one student at least
+            while not (is_exhausted or is_late) and len(self.running) < min(left, self.executor.slots("train")):
                 is_exhausted = not self._propose(keys)
             if not self.running:
-                return self._exhausted(left, len(keys))
+                return self._late(left) if is_late else self._exhausted(left, len(keys))
             for outcome in self.executor.wait(1.0):
                 self._settle(outcome)
             self.on_tick(len(self.running))
         return None
+
+    def _late(self, left: int) -> str:
+        """Return one line that says that the time was spent with trials left."""
+        trials, minutes = self.settings.trials, self.settings.minutes
+        return f"time: {minutes:g} minutes are over; {trials - left} of {trials} trials used"
 
     def _exhausted(self, left: int, n_tried: int) -> str:
         """Return one line that says why the search ends with trials left."""

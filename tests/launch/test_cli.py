@@ -15,7 +15,8 @@ from nas.run_folder import RunFolder
 from nas.strategies import OPTUNA_SAMPLERS, STRATEGIES
 
 EVOLVED = ("--set", "search.strategy=evolution")
-COMMANDS = ("search", "resume", "report", "export", "recipe", "compress", "compressors", "strategies", "doctor")
+COMMANDS = ["search", "resume", "report", "export", "recipe", "compress", "compressors", "compare"]
+COMMANDS += ["strategies", "doctor"]
 
 
 def invoke(*arguments: str) -> tuple[int, str]:

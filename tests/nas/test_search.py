@@ -36,7 +36,7 @@ def search(
     record: Record, made: Candidates, executor: Formula, trials: int = 12, constraints: tuple[str, ...] = ()
 ) -> Search:
     limits = [Constraint.parse(text) for text in constraints]
-    settings = SearchSettings(strategy="random", trials=trials)
+    settings = SearchSettings(strategy="random", trials=trials, minutes=9)
     return Search(settings, OBJECTIVES, limits, known(made), record, executor, lambda trial: None, lambda n: None)
 
 
@@ -51,6 +51,20 @@ def test_the_budget_is_spent_exactly_however_many_run_at_once(made: Candidates, 
     search(record, made, executor).run()
     assert len(record.trials(ENDED)) == len(executor.seen) == 12
     assert not record.running()
+
+
+def test_when_the_minutes_are_over_no_student_is_begun_but_one_there_is_in_any_case(made: Candidates) -> None:
+    record, executor = opened(made), Formula(trained, 1)
+    job = search(record, made, executor)
+    job.is_late = lambda: len(executor.seen) >= 4
+    ended = job.run()
+    assert len(record.trials(ENDED)) == 4
+    assert ended is not None
+    assert "4 of 12 trials used" in ended
+    late = search(opened(made), made, again := Formula(trained, 1))
+    late.is_late = lambda: True
+    late.run()
+    assert len(again.seen) == 1
 
 
 def test_a_trial_keeps_the_measured_accuracy_and_size_and_the_predicted_latency(made: Candidates) -> None:

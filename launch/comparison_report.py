@@ -1,0 +1,213 @@
+"""The reports of a comparison: tables for the terminal, markdown, JSON, and one HTML file with a plot.
+
+Knows rows and their columns; nothing of where they come from.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
+
+from launch.report import duration, megabytes, milliseconds
+from launch.scatter import Point, Scatter, scatter
+from nas.compared import Row
+from nas.files import atomic_write
+from nas.methods import METHODS, TEACHER
+from nas.yardstick import COLUMNS, Column, Unit
+
+PLAIN = ("accuracy", "test_accuracy", "retention", "size_bytes", "latency_ms", "speedup")
+COSTS = ("compressed_bytes", "memory_bytes", "p95_ms", "train_s")
+BEHAVIOUR = ("agreement", "calibration_error", "typos", "missing_words", "attribution", "worst_class")
+ALL = (*PLAIN, *COSTS, *BEHAVIOUR)
+SMALLEST, LARGEST = 5.0, 26.0  # radius in pixels of the smallest and of the largest file
+SPEEDUP = Column("speedup", "faster", "times", True, "than the teacher's file, in the same rounds")
+FORMS: Mapping[Unit, Callable[[float], str]] = {
+    "share": "{:.3f}".format,
+    "times": "{:.1f}x".format,
+    "ms": milliseconds,
+    "bytes": megabytes,
+    "seconds": duration,
+}
+SHOWN = {column.name: column for column in (*COLUMNS, SPEEDUP)}
+NOTES = (
+    "All figures are those of the exported file in the runtime that ships, but the attributions: those are of the "
+    "torch model that the file was made of, so rounding by the file's own steps is not in them.",
+    "All methods get the same rows and as many passes over them; lr differs where a method keeps the teacher's shape.",
+    "Latency and memory are those of the first seed's file; latency in turns with the teacher's fp32 file.",
+    "Memory counts Python and ONNX Runtime, too.",
+)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What all rows share, in words.
+
+    Attributes:
+        teacher: Its name.
+        data: Source and rows.
+        budget: Of one training run, and seeds.
+        device: Name and calls.
+        labels: Their names.
+        environment: What the device says of itself.
+    """
+
+    teacher: str
+    data: str
+    budget: str
+    device: str
+    labels: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def write_reports(folder: Path, rows: Sequence[Row], facts: Facts) -> list[Path]:
+    """Write compare.md, compare.json and compare.html into a folder; return their paths."""
+    told = {"facts": asdict(facts), "columns": [asdict(c) for c in SHOWN.values()], "rows": [r.to_json() for r in rows]}
+    contents = {
+        "compare.md": markdown(rows, facts),
+        "compare.json": json.dumps(told, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+        "compare.html": html(rows, facts),
+    }
+    for name, text in contents.items():
+        atomic_write(folder / name, text.encode())
+    return [folder / name for name in contents]
+
+
+def terminal_tables(rows: Sequence[Row], facts: Facts) -> list[Table]:
+    """Return tables of rich, each at most 80 wide: what students score, what they cost, and how they behave."""
+    heads = {
+        f"{facts.teacher} on {facts.data}; {facts.budget}": PLAIN,
+        f"costs; {facts.device}": COSTS,
+        "behaviour": BEHAVIOUR,
+    }
+    return [_table(title, _present(names, rows), rows) for title, names in heads.items()]
+
+
+def markdown(rows: Sequence[Row], facts: Facts) -> str:
+    """Return everything as one markdown table with notes."""
+    names = _present(ALL, rows)
+    lines = [
+        f"Methods on {facts.teacher}: {facts.data}. Budget: {facts.budget}. Device: {facts.device}.",
+        "",
+        "| method | " + " | ".join(SHOWN[name].title for name in names) + " |",
+        "|---|" + "---:|" * len(names),
+    ]
+    lines += ["| " + " | ".join([row.name, *(cell(row, name) for name in names)]) + " |" for row in rows]
+    lines += ["", *(f"- {SHOWN[name].title}: {SHOWN[name].what}" for name in names)]
+    lines += [f"- {row.name}: {row.title}; {'; '.join([METHODS[row.name].source, *row.remarks])}" for row in rows]
+    return "\n".join([*lines, "", *NOTES, ""])
+
+
+def html(rows: Sequence[Row], facts: Facts) -> str:
+    """Return the report as one HTML page: no script, no network, light and dark."""
+    environment = Environment(
+        loader=PackageLoader("launch", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    names = _present(ALL, rows)
+    drawn, radii = _plot(rows)
+    return environment.get_template("compare.html.j2").render(
+        rows=rows,
+        facts=facts,
+        columns=[SHOWN[name] for name in names],
+        cell=cell,
+        best=_best(names, rows),
+        plot=drawn,
+        radii=radii,
+        methods=METHODS,
+        notes=NOTES,
+    )
+
+
+def cell(row: Row, name: str) -> str:
+    """Return a figure as the tables say it, with its spread over the seeds where it has one; a dash for none."""
+    value = row.figures.get(name)
+    if value is None:
+        return "-"
+    text = _written(value, SHOWN[name])
+    spread = row.spread.get(name)
+    return text if spread is None or row.n_seeds < 2 else f"{text} ± {_written(spread, SHOWN[name])}"
+
+
+def _written(value: float, column: Column) -> str:
+    """Return a figure with its unit."""
+    if column.name == "retention":
+        return f"{value:.1%}"
+    return FORMS[column.unit](value)
+
+
+def _present(names: Sequence[str], rows: Sequence[Row]) -> list[str]:
+    """Return the names of the figures that any row has."""
+    return [name for name in names if any(name in row.figures for row in rows)]
+
+
+def _table(title: str, names: Sequence[str], rows: Sequence[Row]) -> Table:
+    """Return a table of some columns."""
+    table = Table(
+        title=escape(title),
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    table.add_column("method", no_wrap=True)
+    for name in names:
+        table.add_column(SHOWN[name].title, justify="right", no_wrap=True)
+    for row in rows:
+        style = "dim" if row.name == TEACHER else ""
+        table.add_row(row.name, *(cell(row, name) for name in names), style=style)
+    remarks = [f"{row.name}: {'; '.join(row.remarks)}" for row in rows if row.remarks]
+    table.caption = escape("\n".join(remarks)) if names and names[0] == PLAIN[0] else None
+    table.caption_justify = "left"
+    return table
+
+
+def _best(names: Sequence[str], rows: Sequence[Row]) -> dict[str, float]:
+    """Return the best figure of each column among the students."""
+    best = {}
+    for name in names:
+        values = [row.figures[name] for row in rows if name in row.figures and row.name != TEACHER]
+        if values:
+            best[name] = max(values) if SHOWN[name].is_higher_better else min(values)
+    return best
+
+
+def _plot(rows: Sequence[Row]) -> tuple[Scatter | None, list[float]]:
+    """Return the plot and the radius of each of its marks, whose area stands for the size; large files below."""
+    shown = sorted((row for row in rows if row.figures), key=lambda row: -row.figures["size_bytes"])
+    if not shown:
+        return None, []
+    numbers = {row.name: str(number) for number, row in enumerate(rows, start=1)}
+    return scatter([_point(row, numbers[row.name]) for row in shown]), _radii(shown)
+
+
+def _radii(rows: Sequence[Row]) -> list[float]:
+    """Return circles whose areas are proportional to the files, but for a least one that can be seen."""
+    largest = max(row.figures["size_bytes"] for row in rows)
+    return [max(SMALLEST, LARGEST * math.sqrt(row.figures["size_bytes"] / largest)) for row in rows]
+
+
+def _point(row: Row, number: str) -> Point:
+    """Return a row as a mark."""
+    told: dict[str, Any] = {name: cell(row, name) for name in ("accuracy", "latency_ms", "size_bytes")}
+    kind = "teacher" if row.name == TEACHER else "student"
+    figures = row.figures
+    return Point(
+        figures["latency_ms"],
+        figures["accuracy"],
+        kind,
+        f"{row.name}: {', '.join(told.values())}",
+        number,
+        figures["low_ms"],
+        figures["high_ms"],
+    )
