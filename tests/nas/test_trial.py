@@ -13,7 +13,7 @@ from nas.prepare import prepare
 from nas.progress import Silent
 from nas.recipe import Recipe, TrainSettings
 from nas.run_folder import RunFolder
-from nas.stages import CALIBRATION_ROWS, State, compress
+from nas.stages import CALIBRATION_ROWS, compress
 from nas.trial import measure_shapes, train_student
 from nas.workbench import workbench
 from search_spaces.errors import ConfigError
@@ -50,7 +50,7 @@ def test_a_runner_shows_what_is_added_to_the_outputs_of_as_many_rows_as_asked_fo
     probe = onnx.load_model_from_string(bench.reference)
     probe.graph.output.append(onnx.helper.make_tensor_value_info("layers.0.out", onnx.TensorProto.FLOAT, None))
     for n_rows, expected in ((3, 3), (10**6, CALIBRATION_ROWS)):
-        calls = list(bench.runner(n_rows, State(bench.teacher))(probe.SerializeToString()))
+        calls = list(bench.runner(n_rows)(probe.SerializeToString()))
         assert sum(len(call["logits"]) for call in calls) == expected
         assert {call["layers.0.out"].shape[2] for call in calls} == {32}
     assert len(bundle.train) > CALIBRATION_ROWS
