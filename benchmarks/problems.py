@@ -32,6 +32,12 @@ DEVICES = ("1080ti_1", "essential_ph_1", "fpga", "gold_6226", "pixel3", "raspi4"
 NAMES = (*(f"nb201/{data}/{device}" for data in DATA_SETS for device in DEVICES), "macro", "macro-conditional")
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 EDGES = ("edge_0_1", "edge_0_2", "edge_1_2", "edge_0_3", "edge_1_3", "edge_2_3")
+PATHS = (
+    ("edge_0_3",),
+    ("edge_0_1", "edge_1_3"),
+    ("edge_0_2", "edge_2_3"),
+    ("edge_0_1", "edge_1_2", "edge_2_3"),
+)
 LAYERS = range(8)
 
 Key = tuple[tuple[str, Value], ...]
@@ -47,7 +53,7 @@ class Problem:
         rows: Canonical genes as pairs -> row of the table.
         costs: ``(n, 2)`` float64: the negated accuracy in %, and the latency in ms (FLOPs in millions).
         features: ``(n, k)`` float64, free without a device: parameters and MACs in millions (only the former where
-            FLOPs are the second cost).
+            FLOPs are the second cost), depth; of a cell also its shortest path and whether it is connected at all.
         scores: ``(n,)`` float64, the accuracy in % that is reported of a candidate.
         limit: The best candidate is chosen, by its first cost, among those whose second cost is no larger.
     """
@@ -134,10 +140,27 @@ def _nb201(name: str, table: pd.DataFrame) -> Problem:
         Space({edge: Choice(OPERATIONS) for edge in EDGES}),
         _rows(genes),
         np.stack([-table[f"{data}_val_hp12"].to_numpy(float), latency], axis=1),
-        table[["params_cifar10", "conv_macs_cifar10"]].to_numpy(float) / 1e6,
+        np.column_stack([table[["params_cifar10", "conv_macs_cifar10"]].to_numpy(float) / 1e6, _depths(genes)]),
         table[f"{data}_test_hp200"].to_numpy(float),
         float(np.median(latency)),
     )
+
+
+def _depths(cells: Sequence[Mapping[str, str]]) -> np.ndarray:
+    """Return what a cell's graph tells: ``(n, 3)`` convolutions on its longest and shortest path, number of paths.
+
+    A path leads from the first node to the last over edges that are not ``none``; a cell without one is broken, and
+    has depth -1.
+    """
+    found = []
+    for cell in cells:
+        lengths = [
+            sum(cell[edge].startswith("nor_conv") for edge in path)
+            for path in PATHS
+            if all(cell[edge] != "none" for edge in path)
+        ]
+        found.append([max(lengths, default=-1), min(lengths, default=-1), len(lengths)])
+    return np.array(found, np.float64)
 
 
 def _macro(name: str, table: pd.DataFrame, conditional: bool) -> Problem:

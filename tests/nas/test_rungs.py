@@ -5,6 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from optuna.trial import TrialState
 
@@ -149,6 +150,11 @@ def test_only_students_trained_in_full_reach_the_front_and_the_finalists(straigh
     assert {candidate.remark for candidate in stopped} >= {"stopped at 0 %"}
     assert not any(candidate.is_front for candidate in stopped)
     assert any(candidate.is_front for candidate in data.candidates)
+
+
+def test_the_teacher_of_the_report_was_timed_in_turns_with_the_finalists(straight: Engine) -> None:
+    timed = [row["measurement"]["reference_ms"] for row in straight.record.attrs["students"]]
+    assert report_data(straight.folder, straight.recipe).teacher.latency_ms == pytest.approx(np.median(timed))
 
 
 def test_where_nobody_reached_the_last_rung_all_may_be_on_the_front(straight: Engine) -> None:
