@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from compressors.sizes import ZLIB_LEVEL
 from nas.attribution import attribution_agreement, attributions, explained_rows
 from nas.data.splits import Split, at_most
 from nas.data.tokenize import tokenize
@@ -21,7 +22,6 @@ from nas.noise import with_typos, without_words
 from nas.scores import agreement, calibration_error, worst_class
 from search_spaces.errors import DivergedError
 
-ZLIB_LEVEL = 6  # as in `compressors.sizes`
 NOISY_ROWS = 1000  # of the validation split at most
 
 Unit = Literal["share", "ms", "bytes", "seconds", "times"]

@@ -38,6 +38,11 @@ def test_a_magnitude_method_zeroes_the_share_in_its_name() -> None:
         assert pruning.knobs["sparsity"] == percent / 100
 
 
+@pytest.mark.parametrize(("n_layers", "half"), [(6, 3), (3, 1), (1, 1)])
+def test_half_of_the_layers_are_those_of_the_teacher(n_layers: int, half: int) -> None:
+    assert steps_of(METHODS["distilbert"], n_layers)[0].knobs["keep"] == half
+
+
 def test_methods_are_chosen_in_the_order_of_the_table_and_the_teacher_is_always_there() -> None:
     assert choose(["magnitude_50", "ptq_dynamic"]) == (TEACHER, "ptq_dynamic", "magnitude_50")
     assert choose([]) == tuple(METHODS)
