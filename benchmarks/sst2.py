@@ -1,6 +1,7 @@
 """SST-2 end to end: the headline figures of the README.
 
     .venv/bin/python benchmarks/sst2.py                 # the whole search, about 45 minutes on two cores
+    .venv/bin/python benchmarks/sst2.py --recipe benchmarks/sst2_joint.yaml    # fewer words, lower rank, longer training
     .venv/bin/python benchmarks/sst2.py --throughput    # only: our training loop beside a plain one
 
 Needs the data folder (``--data``, default ``../shared/data``) with ``text/sst2`` and ``teachers/sst2-minilm``.
@@ -55,19 +56,20 @@ def main() -> None:
     """Run what the options ask for."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--data", type=Path, default=Path("../shared/data"))
+    options.add_argument("--recipe", type=Path, default=RECIPE, help="of the search; its paths are filled in")
     options.add_argument("--output", type=Path, default=None, help="run folder; an existing one is continued")
     options.add_argument("--throughput", action="store_true", help="only compare training loops")
     options.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     arguments = options.parse_args()
-    recipe = _recipe(arguments.data, arguments.set)
+    recipe = _recipe(arguments.recipe, arguments.data, arguments.set)
     if arguments.throughput:
         compare_throughput(recipe)
     else:
         run_search(recipe, arguments.output)
 
 
-def _recipe(data: Path, sets: list[str]) -> Recipe:
-    """Return the benchmark's recipe with paths into the data folder."""
+def _recipe(recipe: Path, data: Path, sets: list[str]) -> Recipe:
+    """Return a recipe of the benchmark with paths into the data folder."""
     sst2 = data / "text" / "sst2"
     paths = {
         "teacher.model": str(data / "teachers" / "sst2-minilm"),
@@ -75,7 +77,7 @@ def _recipe(data: Path, sets: list[str]) -> Recipe:
         "data.validation": str(sst2 / "dev.csv.gz"),
         "data.test": str(sst2 / "test.csv.gz"),
     }
-    return load_recipe(str(RECIPE), paths, sets)
+    return load_recipe(str(recipe), paths, sets)
 
 
 def run_search(recipe: Recipe, output: Path | None) -> None:
