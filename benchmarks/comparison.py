@@ -69,7 +69,8 @@ def write_comparison(folder: Path, problems: Sequence[Problem], runs: Sequence[R
         runs: All of them.
         default: The strategy of ours that the goals are for.
     """
-    results = {problem.name: _figures(problem, runs) for problem in problems}
+    different = without_repeats(runs)
+    results = {problem.name: _figures(problem, different) for problem in problems}
     goals = list(_goals(results, default))
     medians = _medians(results)
     (folder / "table.md").write_text("\n\n".join([medians, _by_problem(results), _goal_lines(goals)]).strip() + "\n")
@@ -77,6 +78,17 @@ def write_comparison(folder: Path, problems: Sequence[Problem], runs: Sequence[R
     _plot(folder / "volume.png", results)
     passed = [line for line in _goal_lines(goals).splitlines() if not line.startswith("* ")]
     return "\n".join([medians, "", *passed, f"Every problem and goal: {folder}"])
+
+
+def without_repeats(runs: Sequence[Run]) -> list[Run]:
+    """Return the runs but for settings that made no difference: what a strategy may know is nothing to most of them."""
+    kept: dict[str, list[tuple[str, int, list[int]]]] = {}
+    for searcher in dict.fromkeys(run.searcher for run in runs):
+        own = [run for run in runs if run.searcher == searcher]
+        trace = sorted((run.problem, run.seed, run.rows) for run in own)
+        if not any(name.startswith(f"{own[0].strategy} (") and trace == other for name, other in kept.items()):
+            kept[searcher] = trace
+    return [run for run in runs if run.searcher in kept]
 
 
 def _figures(problem: Problem, runs: Sequence[Run]) -> dict[str, Figures]:
