@@ -105,8 +105,13 @@ class Compressor(Protocol):
 class ModelCompressor(Compressor, Protocol):
     """Makes another model of a model.
 
-    Where the new shape follows from the old one and the knobs alone, a method may also have ``shape(config)``, which
-    returns the new config: a search then knows what a candidate costs before it is made.
+    Where the new shape follows from the old one and the knobs alone, a method may also have
+    ``shape(config: EncoderConfig) -> EncoderConfig``: the config of what `apply` makes of an encoder of this config; it
+    raises ConfigError where `apply` would for the config's sake. A search then knows what a candidate costs before it
+    is made, and refuses what cannot be made. Without it every choice of the knobs is measured for every shape.
+
+    A layer is plain if its matrices are neither factored nor shared. `compressors.steps` refuses a method whose
+    ``needs_plain`` is True after one whose ``leaves_plain`` is False; both are optional properties of a bound method.
     """
 
     def apply(self, model: nn.Module, material: Material) -> nn.Module:
@@ -129,11 +134,12 @@ class TrainingCompressor(Compressor, Protocol):
     rewritten by the compressors. Gradients of the twin's weights become those of the student's, which is the
     straight-through estimator (Bengio et al. 2013, https://arxiv.org/abs/1308.3432).
 
-    Attributes:
-        rewrites: Whether `rewrite` does anything; without, the student itself may be what computes.
     """
 
-    rewrites: ClassVar[bool]
+    @property
+    def rewrites(self) -> bool:
+        """Return whether `rewrite` does anything with these knobs; if not, the student itself may be what computes."""
+        ...
 
     def begin(self, student: nn.Module, n_steps: int) -> None:
         """Take the student in hand before the first of ``n_steps`` steps; parameters added here are trained."""
@@ -168,7 +174,11 @@ class Inner:
     """A training compressor that does nothing."""
 
     stage: ClassVar[Literal["training"]] = "training"
-    rewrites: ClassVar[bool] = False
+
+    @property
+    def rewrites(self) -> bool:
+        """Return False."""
+        return False
 
     def begin(self, student: nn.Module, n_steps: int) -> None:
         """Do nothing; see `TrainingCompressor`, as for all below."""
@@ -188,7 +198,13 @@ class Inner:
 
 
 class ArtefactCompressor(Compressor, Protocol):
-    """Rewrites an exported ONNX model."""
+    """Rewrites an exported ONNX model.
+
+    Attributes:
+        same_cost: Knobs that change neither the time nor the bytes of the artefact; a search measures one value.
+    """
+
+    same_cost: ClassVar[tuple[str, ...]]
 
     def apply(self, artefact: bytes, run: Run | None = None) -> bytes:
         """Return the compressed model; the argument is not changed.

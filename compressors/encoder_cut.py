@@ -13,24 +13,27 @@ from compressors.base import Material
 from compressors.group_scores import UnitScores
 from compressors.importance import Criterion, score_importance
 from search_spaces.errors import ConfigError
+from search_spaces.families.encoder_costs import LINEARS
 from search_spaces.families.encoder_inherit import Units, best_units, inherit
 from search_spaces.families.encoder_model import EncoderConfig, TextEncoder
 from search_spaces.families.importance import Importance
 from search_spaces.seeding import rng_for
 
-MATRICES = ("query", "key", "value", "out", "up", "down")
 
-
-def check_plain(where: str, model: TextEncoder) -> None:
+def check_plain(where: str, config: EncoderConfig) -> None:
     """Refuse an encoder whose matrices are not its own.
 
     Raises:
         ConfigError: A matrix is factored or shared between layers; names the first.
     """
-    own = {name for name, _ in model.named_parameters()}
-    wanted = [f"layers.{i}.{matrix}.weight" for i in range(model.config.depth) for matrix in MATRICES]
-    missing = [name for name in wanted if name not in own]
-    missing += ["embeddings.word.weight"] if model.config.embedding_rank else []
+    ranks, places = dict(config.ranks), enumerate(config.owners)
+    missing = [
+        f"layers.{i}.{name}.weight"
+        for i, owner in places
+        for name in LINEARS
+        if i != owner or f"layers.{i}.{name}" in ranks
+    ]
+    missing += ["embeddings.word.weight"] if config.embedding_rank else []
     if missing:
         raise ConfigError(
             f"{where}: {missing[0]} is factored or shared, as are {len(missing) - 1} more; only an encoder with "
@@ -71,20 +74,34 @@ def encoder_scores(criterion: str, model: TextEncoder, material: Material) -> Un
     return score_importance(model, material.batches, cast(Criterion, criterion)).to_arrays()
 
 
-def cut_encoder(model: TextEncoder, sizes: Mapping[str, int], scores: UnitScores) -> TextEncoder:
+def cut_shape(config: EncoderConfig, sizes: Mapping[str, int]) -> EncoderConfig:
+    """Return the config with fewer units.
+
+    Args:
+        config: Refused by `check_plain` or plain.
+        sizes: How many units of a group stay; groups without an entry stay whole.
+    """
+    all_sizes = unit_sizes(config) | dict(sizes)
+    heads, ffn = (tuple(all_sizes[f"{kind}.{i}"] for i in range(config.depth)) for kind in ("heads", "ffn"))
+    hidden = all_sizes["hidden"]
+    embedding = hidden if config.embedding == config.hidden else config.embedding
+    return replace(config, heads=heads, ffn=ffn, hidden=hidden, embedding=embedding)
+
+
+def cut_encoder(model: TextEncoder, smaller: EncoderConfig, scores: UnitScores) -> TextEncoder:
     """Return an encoder with the most important units only, in evaluation mode; the argument is not changed.
 
     Args:
         model: Refused by `check_plain` or plain.
-        sizes: How many units of a group stay; groups without an entry stay whole.
+        smaller: From `cut_shape`.
         scores: Of all units, as `encoder_scores` has them.
     """
-    config, all_sizes = model.config, unit_sizes(model.config) | dict(sizes)
-    heads, ffn = (tuple(all_sizes[f"{kind}.{i}"] for i in range(config.depth)) for kind in ("heads", "ffn"))
-    hidden = all_sizes["hidden"]
-    embedding = hidden if config.embedding == config.hidden else config.embedding
-    smaller = replace(config, heads=heads, ffn=ffn, hidden=hidden, embedding=embedding)
-    return inherit(model, smaller, best_units(smaller, tuple(range(config.depth)), Importance.from_arrays(scores)))
+    return inherit(model, smaller, best_units(smaller, tuple(range(smaller.depth)), Importance.from_arrays(scores)))
+
+
+def keep_shape(config: EncoderConfig, layers: Sequence[int]) -> EncoderConfig:
+    """Return the config with some layers only; refused by `check_plain` or plain."""
+    return replace(config, heads=tuple(config.heads[i] for i in layers), ffn=tuple(config.ffn[i] for i in layers))
 
 
 def keep_layers(model: TextEncoder, layers: Sequence[int]) -> TextEncoder:
@@ -94,7 +111,6 @@ def keep_layers(model: TextEncoder, layers: Sequence[int]) -> TextEncoder:
         model: Refused by `check_plain` or plain.
         layers: Indices of those that stay, in their new order.
     """
-    config = model.config
-    heads, ffn = tuple(config.heads[i] for i in layers), tuple(config.ffn[i] for i in layers)
-    units = Units(tuple(layers), np.arange(config.hidden), tuple(map(np.arange, heads)), tuple(map(np.arange, ffn)))
-    return inherit(model, replace(config, heads=heads, ffn=ffn), units)
+    kept = keep_shape(model.config, layers)
+    heads, ffn = tuple(map(np.arange, kept.heads)), tuple(map(np.arange, kept.ffn))
+    return inherit(model, kept, Units(tuple(layers), np.arange(kept.hidden), heads, ffn))

@@ -17,6 +17,12 @@ WORDS, RANK = "embeddings.word", "embeddings.rank"
 MULTIPLE = 8  # of ranks from four times this on; matrix kernels like it
 
 
+def rank_of(share: float, n_out: int, n_in: int) -> int:
+    """Return the rank at which two thin matrices have a share of the weights of one; 0 where none is small enough."""
+    rank = int(share * n_in * n_out / (n_in + n_out))
+    return rank - (rank % MULTIPLE if rank >= 4 * MULTIPLE else 0)
+
+
 class Factoring:
     """One pass over a model, which is changed in place.
 
@@ -92,8 +98,7 @@ class Factoring:
 
     def _rank(self, name: str, n_out: int, n_in: int) -> int:
         """Return the rank of a matrix; 0 and a skip where none is small enough."""
-        rank = int(self.share * n_in * n_out / (n_in + n_out))
-        rank -= rank % MULTIPLE if rank >= 4 * MULTIPLE else 0
+        rank = rank_of(self.share, n_out, n_in)
         if rank < 1:
             self.skipped.append(Skip(name, f"even rank 1 has more than {self.share:g} of its {n_in * n_out} weights"))
         return rank

@@ -7,14 +7,13 @@ they are cut out (`encoder_cut`).
 import copy
 from typing import ClassVar, Literal
 
-import numpy as np
 from torch import nn
 
 from compressors.base import Change, Material, Phase, Report, Skip
-from compressors.encoder_cut import check_plain, encoder_scores, keep_layers
+from compressors.encoder_cut import check_plain, encoder_scores, keep_layers, keep_shape
 from search_spaces.dimensions import Choice
 from search_spaces.errors import ConfigError
-from search_spaces.families.encoder_model import TextEncoder
+from search_spaces.families.encoder_model import EncoderConfig, TextEncoder
 from search_spaces.families.importance import most_important
 from search_spaces.registry import unknown_name
 from search_spaces.space import Condition, Space
@@ -25,6 +24,9 @@ CHOICES = ("importance", "stride", "first", "last")
 
 class LayerPruning:
     """Keep some layers of an encoder.
+
+    In a search the genes of a family choose layers too (``keep_i``): leave one of the two out unless they are to be
+    compared.
 
     Source: Sanh et al. 2019, DistilBERT, https://arxiv.org/abs/1910.01108, sec. 3 (every second); Men et al. 2024,
     ShortGPT, https://arxiv.org/abs/2403.03853, eq. 1 (block influence); Sajjad et al. 2020,
@@ -62,6 +64,27 @@ class LayerPruning:
             {"choice": Condition("keep", KEPT[1:])},
         )
 
+    @property
+    def needs_plain(self) -> bool:
+        """Return True if layers may go."""
+        return self.keep > 0
+
+    def shape(self, config: EncoderConfig) -> EncoderConfig:
+        """Return the config of what `apply` makes of an encoder.
+
+        Where layers differ in shape and ``importance`` chooses, which stay is up to the rows; evenly spaced ones stand
+        for them.
+
+        Raises:
+            ConfigError: As `apply`.
+        """
+        if self.keep > config.depth:
+            raise ConfigError(f"layer_pruning.keep: {self.keep} is out of range; the model has {config.depth} layers.")
+        if self.keep in (0, config.depth):
+            return config
+        check_plain(self.name, config)
+        return keep_shape(config, self._places(config.depth))
+
     def apply(self, model: nn.Module, material: Material) -> nn.Module:
         """Return the shallower model in evaluation mode; the argument is not changed.
 
@@ -74,12 +97,9 @@ class LayerPruning:
                 f"layer_pruning: a {type(model).__name__} has no layers that can be left out; a text encoder has."
             )
         depth = model.config.depth
-        if self.keep > depth:
-            raise ConfigError(f"layer_pruning.keep: {self.keep} is out of range; the model has {depth} layers.")
-        if self.keep in (0, depth):
+        if self.shape(model.config) == model.config:
             self._report = Report(self.name, skipped=(Skip("layers", f"all {depth} layers are to stay"),))
             return copy.deepcopy(model).eval()
-        check_plain(self.name, model)
         layers = self._layers(model, material)
         sizes = [sum(parameter.numel() for parameter in layer.parameters()) for layer in model.layers]
         gone = tuple(Change(f"layers.{i}", n, 0) for i, n in enumerate(sizes) if i not in layers)
@@ -93,11 +113,15 @@ class LayerPruning:
 
     def _layers(self, model: TextEncoder, material: Material) -> tuple[int, ...]:
         """Return the layers that stay, ascending."""
-        depth, n = model.config.depth, self.keep
-        if self.choice == "importance":
-            chosen = most_important(encoder_scores("activation", model, material)["layers"], n)
-        elif self.choice == "stride":
-            chosen = np.arange(n) * depth // n
-        else:
-            chosen = np.arange(n) + (depth - n if self.choice == "last" else 0)
+        if self.choice != "importance":
+            return self._places(model.config.depth)
+        chosen = most_important(encoder_scores("activation", model, material)["layers"], self.keep)
         return tuple(int(layer) for layer in chosen)
+
+    def _places(self, depth: int) -> tuple[int, ...]:
+        """Return the layers that stay whatever they hold; evenly spaced ones where that decides."""
+        n = self.keep
+        if self.choice in ("stride", "importance"):
+            return tuple(layer * depth // n for layer in range(n))
+        first = depth - n if self.choice == "last" else 0
+        return tuple(range(first, first + n))

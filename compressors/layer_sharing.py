@@ -16,7 +16,7 @@ from compressors.base import Change, Material, Phase, Report, Skip
 from compressors.importance import score_importance
 from search_spaces.dimensions import Choice
 from search_spaces.errors import ConfigError, DataError
-from search_spaces.families.encoder_model import TextEncoder
+from search_spaces.families.encoder_model import EncoderConfig, TextEncoder
 from search_spaces.space import Condition, Space
 
 TAKES = ("average", "first", "important")
@@ -65,6 +65,26 @@ class LayerSharing:
             {"take": Condition("group", (2, 3, 6))},
         )
 
+    @property
+    def leaves_plain(self) -> bool:
+        """Return False if layers share."""
+        return self.group == 1
+
+    def shape(self, config: EncoderConfig) -> EncoderConfig:
+        """Return the config of what `apply` makes of an encoder.
+
+        Raises:
+            ConfigError: As `apply`.
+        """
+        owners, _ = self._owners(_checked(config))
+        is_shared = len(set(owners)) < len(owners)
+        if self.group > 1 and not is_shared:
+            raise ConfigError(
+                f"layer_sharing.group: no {self.group} consecutive layers of {config.depth} have one shape "
+                f"(heads {config.heads}, FFN {config.ffn}). Set it to 1."
+            )
+        return replace(config, sharing=owners if is_shared else ())
+
     def apply(self, model: nn.Module, material: Material) -> TextEncoder:
         """Return an encoder whose list of layers holds the same layer several times.
 
@@ -77,20 +97,17 @@ class LayerSharing:
                 than one layer of the same shape.
             DataError: ``important`` and no rows.
         """
-        encoder = _checked(model)
-        owners, skipped = self._owners(encoder)
-        if self.group > 1 and len(set(owners)) == len(owners):
-            raise ConfigError(
-                f"layer_sharing.group: no {self.group} consecutive layers of {encoder.config.depth} have one shape "
-                f"(heads {encoder.config.heads}, FFN {encoder.config.ffn}). Set it to 1."
-            )
+        if not isinstance(model, TextEncoder):
+            raise ConfigError(f"layer_sharing: a {type(model).__name__} has no list of layers; a text encoder has.")
+        config = self.shape(model.config)
+        owners, skipped = self._owners(model.config)
         if self.group == 1:
             skipped = [Skip("layers", "group is 1")]
-        small = _shared(encoder, owners, self._weights(encoder, owners, material))
+        small = _shared(model, config, self._weights(model, owners, material))
         changed = [Change(f"layers.{i}", "own", f"layers.{o}") for i, o in enumerate(owners) if i != o]
         if changed:
             skipped.append(Skip("latency", "as many layers are computed as before: not faster"))
-        n_before, n_after = (float(sum(p.numel() for p in each.parameters())) for each in (encoder, small))
+        n_before, n_after = (float(sum(p.numel() for p in each.parameters())) for each in (model, small))
         figures = {"parameters_before": n_before, "parameters_after": n_after, "sets": float(len(set(owners)))}
         self._report = Report(self.name, tuple(changed), tuple(skipped), figures)
         return small
@@ -99,9 +116,8 @@ class LayerSharing:
         """Return which layer has whose weights; figures count each weight once."""
         return self._report
 
-    def _owners(self, encoder: TextEncoder) -> tuple[tuple[int, ...], list[Skip]]:
+    def _owners(self, config: EncoderConfig) -> tuple[tuple[int, ...], list[Skip]]:
         """Return for each layer the first of its group; groups of several shapes are left alone."""
-        config = encoder.config
         owners, skipped = list(range(config.depth)), []
         for start in range(0, config.depth, self.group):
             layers = range(start, min(start + self.group, config.depth))
@@ -131,23 +147,20 @@ class LayerSharing:
         return shares
 
 
-def _checked(model: nn.Module) -> TextEncoder:
-    """Return the model if its layers can be shared."""
-    if not isinstance(model, TextEncoder):
-        raise ConfigError(f"layer_sharing: a {type(model).__name__} has no list of layers; a text encoder has.")
-    if model.config.sharing:
-        raise ConfigError(f"layer_sharing: layers share weights already {model.config.sharing}; only once is possible.")
-    factored = [name for name, _ in model.config.ranks if name.startswith("layers.")]
+def _checked(config: EncoderConfig) -> EncoderConfig:
+    """Return the config if its layers can be shared."""
+    if config.sharing:
+        raise ConfigError(f"layer_sharing: layers share weights already {config.sharing}; only once is possible.")
+    factored = [name for name, _ in config.ranks if name.startswith("layers.")]
     if factored:
         raise ConfigError(f"layer_sharing: {factored[0]} is factored; share first, then factor.")
-    return model
+    return config
 
 
-def _shared(encoder: TextEncoder, owners: tuple[int, ...], shares: Shares) -> TextEncoder:
+def _shared(encoder: TextEncoder, config: EncoderConfig, shares: Shares) -> TextEncoder:
     """Return a model of its own with the mixed weights, in evaluation mode."""
-    is_shared = len(set(owners)) < len(owners)
     with torch.device("meta"):  # no time for weights that are about to be replaced
-        small = TextEncoder(replace(encoder.config, sharing=owners if is_shared else ()))
+        small = TextEncoder(config)
     theirs = encoder.state_dict()
     small.load_state_dict({name: _mixed(theirs, name, shares) for name in small.state_dict()}, assign=True)
     return small.requires_grad_(True).eval()

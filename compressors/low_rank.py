@@ -6,7 +6,8 @@ convolutions, and the word table of a text encoder. Knows modules; not losses, n
 
 import copy
 import fnmatch
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -14,11 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from compressors.base import Material, Phase, Report, Skip
-from compressors.factoring import WORDS, Factoring
+from compressors.factoring import WORDS, Factoring, rank_of
 from compressors.factors import input_moments
 from search_spaces.dimensions import Choice
 from search_spaces.errors import ConfigError, DataError
-from search_spaces.families.encoder_model import TextEncoder
+from search_spaces.families.encoder_costs import matrices
+from search_spaces.families.encoder_model import EncoderConfig, TextEncoder
 from search_spaces.space import Condition, Space
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
@@ -81,6 +83,30 @@ class LowRank:
             {"which": Condition("share", shares), "aware": Condition("share", shares)},
         )
 
+    @property
+    def leaves_plain(self) -> bool:
+        """Return False if matrices of layers may be factored."""
+        return self.share == 1 or not any(p.startswith(("layers", "*", "?", "[")) for p in self._patterns())
+
+    def shape(self, config: EncoderConfig) -> EncoderConfig:
+        """Return the config of what `apply` makes of an encoder.
+
+        Raises:
+            ConfigError: As `apply`.
+        """
+        if self.share == 1:
+            return config
+        sizes = matrices(config)
+        ranks = {name: rank_of(self.share, *sizes[name]) for name in self._named(sizes)}
+        ranks = {name: rank for name, rank in ranks.items() if rank}
+        if not ranks:
+            raise ConfigError(
+                f"low_rank.which: {self.which!r} matches nothing that can be factored in an encoder of "
+                f"{config.depth} layers at share {self.share:g}. Name other layers, or raise low_rank.share."
+            )
+        words = ranks.pop(WORDS, config.embedding_rank)
+        return replace(config, embedding_rank=words, ranks=(*config.ranks, *ranks.items()))
+
     def apply(self, model: nn.Module, material: Material) -> nn.Module:
         """Return a copy with factored matrices; a text encoder's config tells which.
 
@@ -125,15 +151,23 @@ class LowRank:
 
     def _matched(self, model: nn.Module) -> list[str]:
         """Return the modules with a matrix that the patterns name."""
-        patterns = [p for part in self.which.split("+") for p in GROUPS.get(part, (part,))]
         known = [name for name, part in model.named_modules() if name and getattr(part, "weight", None) is not None]
-        names = [name for name in known if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
+        names = self._named(known)
         if not names:
             raise ConfigError(
                 f"low_rank.which: no layer matched {self.which!r}; the model has {len(known)} layers with weights, "
                 f"first: {', '.join(known[:3])}. Use {', '.join(GROUPS)} or patterns of these names."
             )
         return names
+
+    def _patterns(self) -> list[str]:
+        """Return the patterns of module names that ``which`` means."""
+        return [pattern for part in self.which.split("+") for pattern in GROUPS.get(part, (part,))]
+
+    def _named(self, names: Iterable[str]) -> list[str]:
+        """Return the names that a pattern matches."""
+        patterns = self._patterns()
+        return [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
 
 
 def _counts(model: TextEncoder, material: Material) -> Tensor:

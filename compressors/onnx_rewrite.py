@@ -146,6 +146,7 @@ class GraphCompressor:
     name: ClassVar[str]
     stage: ClassVar[Literal["artefact"]] = "artefact"
     phase: ClassVar[Phase] = "bits"
+    same_cost: ClassVar[tuple[str, ...]] = ()
     enabled: bool
 
     def __init__(self) -> None:

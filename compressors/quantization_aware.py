@@ -37,7 +37,6 @@ class QuantizationAware(Inner):
     name: ClassVar[str] = "quantization_aware"
     suits: ClassVar[str] = "learns with rounded weights: keeps at 2..4 bits what rounding afterwards loses"
     phase: ClassVar[Phase] = "bits"
-    rewrites: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -106,6 +105,11 @@ class QuantizationAware(Inner):
             },
         )
 
+    @property
+    def rewrites(self) -> bool:
+        """Return whether anything is rounded."""
+        return self.scheme != "none" or self.activations != "none"
+
     def begin(self, student: nn.Module, n_steps: int) -> None:
         """Take the student in hand; nothing is rounded yet.
 
@@ -114,7 +118,7 @@ class QuantizationAware(Inner):
         """
         self._student, self._n_steps, self._step = student, n_steps, 0
         self._twin, self._layers, self._learned, self._inputs = None, [], {}, {}
-        if self.scheme != "none" or self.activations != "none":
+        if self.rewrites:
             self._layers = list(quantizable(self.name, student, self.embeddings))
 
     def rewrite(self, twin: nn.Module) -> None:
@@ -155,8 +159,7 @@ class QuantizationAware(Inner):
     def report(self) -> Report:
         """Return the bits of every layer's weights and inputs; bytes are as if packed."""
         if not self._layers:
-            is_idle = self.scheme == self.activations == "none"
-            why = "scheme and activations are none" if is_idle else "training has not begun"
+            why = "training has not begun" if self.rewrites else "scheme and activations are none"
             return Report(self.name, skipped=(Skip("layers", why),))
         weights = {name: _weight(self._student, name) for name in self._layers}
         changed, packed = [], {}

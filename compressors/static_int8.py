@@ -34,6 +34,7 @@ class StaticInt8(GraphCompressor):
 
     name: ClassVar[str] = "static_int8"
     suits: ClassVar[str] = "8-bit weights, ranges of activations fixed on training rows: a little faster than int8"
+    same_cost: ClassVar[tuple[str, ...]] = ("calibration",)  # other ranges in the same graph
 
     def __init__(
         self, enabled: bool = True, calibration: str = "min_max", per_channel: bool = True, exclude: str = ""

@@ -109,6 +109,16 @@ class Step:
         """Return what may follow the method."""
         return str(COMPRESSORS.load(self.name).phase)
 
+    @property
+    def needs_plain(self) -> bool:
+        """Return whether the method, with these knobs, works on layers with matrices of their own only."""
+        return bool(getattr(self.bind(), "needs_plain", False))
+
+    @property
+    def leaves_plain(self) -> bool:
+        """Return whether the method, with these knobs, neither factors nor shares the matrices of layers."""
+        return bool(getattr(self.bind(), "leaves_plain", True))
+
     def __str__(self) -> str:
         """Return the step as `parse` reads it."""
         words = ",".join(f"{knob}={_written(value)}" for knob, value in self.knobs.items())
@@ -182,6 +192,8 @@ def _conflict(earlier: Step, later: Step) -> str:
     """Return why one step cannot come after another; '' when it can."""
     if earlier.stage == "artefact" and later.stage != "artefact":
         return f"{earlier.name!r} rewrites the exported file, so everything else comes before it"
+    if later.needs_plain and not earlier.leaves_plain:
+        return f"it cuts layers, which must not be factored or shared then; put it before {earlier.name!r}"
     if later.phase == "learning":
         return "training would undo the rounding; put it first" if earlier.phase == "bits" else ""
     if earlier.phase != "learning" and RANK[later.phase] < RANK[earlier.phase]:

@@ -78,6 +78,11 @@ class StructuredPruning(Inner):
         """Return True if the student starts wider than its target."""
         return self.schedule == "cubic"
 
+    @property
+    def needs_plain(self) -> bool:
+        """Return True if it cuts: `compressors.units` cuts plain layers only."""
+        return self.is_gradual
+
     def aim(self, target: EncoderConfig) -> None:
         """Set the shape to reach; needed before `begin` when gradual."""
         self._target = target

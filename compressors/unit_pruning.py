@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from compressors.base import Change, Material, Phase, Report, Skip
-from compressors.encoder_cut import check_plain, cut_encoder, encoder_scores, keep_projection, unit_sizes
+from compressors.encoder_cut import check_plain, cut_encoder, cut_shape, encoder_scores, keep_projection, unit_sizes
 from compressors.group_scores import CRITERIA, score_groups
 from search_spaces.dimensions import Choice
 from search_spaces.errors import ConfigError
-from search_spaces.families.encoder_model import TextEncoder
+from search_spaces.families.encoder_model import EncoderConfig, TextEncoder
 from search_spaces.families.groups import HasUnitGroups, cut_units
 from search_spaces.families.importance import most_important
 from search_spaces.registry import unknown_name
@@ -29,6 +29,9 @@ SHARES = (0.0, 0.25, 0.5, 0.75)
 
 class UnitPruning:
     """Cut a share of the units of each kind, in every layer alike; which ones, their scores say.
+
+    In a search the genes of a family choose widths too (``hidden``, ``ffn``, ``heads_i``), and a student inherits its
+    teacher's most important units: leave one of the two out unless they are to be compared.
 
     Source: Michel et al. 2019, https://arxiv.org/abs/1905.10650 (heads); Hou et al. 2020, DynaBERT,
     https://arxiv.org/abs/2004.04037 (neurons, hidden width); Li et al. 2017, https://arxiv.org/abs/1608.08710
@@ -83,6 +86,23 @@ class UnitPruning:
             }
         )
 
+    @property
+    def needs_plain(self) -> bool:
+        """Return True if anything is cut."""
+        return any(self.shares.values())
+
+    def shape(self, config: EncoderConfig) -> EncoderConfig:
+        """Return the config of what `apply` makes of an encoder.
+
+        Raises:
+            ConfigError: As `apply`.
+        """
+        if not any(self.shares.values()):
+            return config
+        smaller = keep_projection(config, self._plan(unit_sizes(config))[0])
+        check_plain(self.name, config)
+        return cut_shape(config, smaller)
+
     def apply(self, model: nn.Module, material: Material) -> nn.Module:
         """Return the smaller model in evaluation mode; the argument is not changed.
 
@@ -131,8 +151,8 @@ class UnitPruning:
     def _cut(self, model: nn.Module, smaller: Mapping[str, int], material: Material) -> nn.Module:
         """Return the model with the best units of each group."""
         if isinstance(model, TextEncoder):
-            check_plain(self.name, model)
-            return cut_encoder(model, smaller, encoder_scores(self.criterion, model, material))
+            config = self.shape(model.config)
+            return cut_encoder(model, config, encoder_scores(self.criterion, model, material))
         assert isinstance(model, HasUnitGroups)  # `_sizes` refuses all else
         groups = [group for group in model.unit_groups() if group.name in smaller]
         scores = score_groups(self.criterion, model, groups, material)

@@ -79,7 +79,7 @@ class Vocabulary:
                 f"vocabulary.min_count: all {len(corpus)} tokens occur {self.min_count} times or more, or are needed "
                 "to spell others; none can go. Leave vocabulary out."
             )
-        small = _with_rows(encoder, kept)
+        small = with_words(encoder, kept)
         self.tokenizer = shrink_tokenizer(material.tokenizer, kept) if self.min_count else material.tokenizer
         self.kept = kept
         self._report = self._written(encoder, corpus)
@@ -123,8 +123,13 @@ def _checked(model: nn.Module, material: Material) -> tuple[TextEncoder, np.ndar
     return model, material.corpus
 
 
-def _with_rows(encoder: TextEncoder, kept: np.ndarray) -> TextEncoder:
-    """Return a copy that has these rows of the word table."""
+def with_words(encoder: TextEncoder, kept: np.ndarray) -> TextEncoder:
+    """Return a copy in evaluation mode that has some rows of the word table.
+
+    Args:
+        encoder: Not changed.
+        kept: ``(n,)`` int64, ascending: the rows, the padding token's among them.
+    """
     small = copy.deepcopy(encoder).eval()
     rows = torch.from_numpy(kept).to(encoder.embeddings.word.weight.device)
     table = encoder.embeddings.word.weight.detach()[rows]

@@ -5,8 +5,8 @@ Knows the family, the compressors and the recipe; not how the space is searched,
 
 import itertools
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from compressors import COMPRESSORS
@@ -44,12 +44,12 @@ class Candidates:
         self.mode = recipe.space.mode
         self.teacher = teacher
         self._fixed: dict[str, Mapping[str, Gene]] = dict(recipe.compress)
-        _check_order(self._fixed)
         self._shapes: Space = self.family.space(teacher, self.mode)
         knobs = {name: _open_knobs(name, fixed) for name, fixed in self._fixed.items()}
         self._knobs = {name: space for name, space in knobs.items() if space.names}
         joined = self._shapes.joined(*(space.prefixed(name) for name, space in self._knobs.items()))
         self.space = joined.restricted(recipe.space.genes) if recipe.space.genes else joined
+        _check_order([self._strictest(name) for name in self._fixed])
 
     @property
     def need_states(self) -> bool:
@@ -100,6 +100,14 @@ class Candidates:
         chosen = {name.removeprefix(prefix): value for name, value in genes.items() if name.startswith(prefix)}
         return {**self._fixed[compressor], **chosen}
 
+    def _strictest(self, compressor: str) -> Step:
+        """Return a compressor with an allowed choice of its knobs that limits what may stand beside it, if one does."""
+        defaults = {name: dimension.default for name, dimension in self.space.dimensions.items()}
+        own = [name for name in self.space.names if name.startswith(f"{compressor}.")]
+        points = [defaults, *({**defaults, name: value} for name in own for value in _choices(self.space, name))]
+        steps = [Step(compressor, self._bound(compressor, self.space.canonical(genes))) for genes in points]
+        return next((step for step in steps if step.needs_plain or not step.leaves_plain), steps[0])
+
     def variant(self, genes: Genes) -> str:
         """Return the name of what is done to a shape; students of one shape and variant run equally fast."""
         bound = {name: self._bound(name, genes) for name in self._fixed if _makes_variants(name)}
@@ -108,9 +116,13 @@ class Candidates:
 
     def _open_words(self, compressor: str, knobs: Mapping[str, Any]) -> str:
         """Return the knobs that the search chooses as part of a variant's name, e.g. ``(per_channel=False)``."""
-        names = self._knobs[compressor].names if compressor in self._knobs else ()
-        words = [f"{name}={knobs[name]}" for name in names if name in knobs and name != "enabled"]
+        words = [f"{name}={knobs[name]}" for name in self._costly(compressor) if name in knobs and name != "enabled"]
         return f"({','.join(words)})" if words else ""
+
+    def _costly(self, compressor: str) -> list[str]:
+        """Return the open knobs of a compressor that may change what a student costs."""
+        same = getattr(COMPRESSORS.load(compressor), "same_cost", ())
+        return [name for name in self._knobs[compressor].names if name not in same] if compressor in self._knobs else []
 
     def variants(self, genes: Genes) -> list[dict[str, Value]]:
         """Return the candidate once for every variant that exists for its shape (at most a few dozen).
@@ -118,37 +130,58 @@ class Candidates:
         Raises:
             ConfigError: There are more, and every one would have to be measured.
         """
-        makers = {name: space for name, space in self._knobs.items() if _makes_variants(name)}
-        names = [f"{name}.{gene}" for name, space in makers.items() for gene in space.names]
+        makers = {name: self._costly(name) for name in self._fixed if _makes_variants(name)}
+        names = [f"{name}.{gene}" for name, open_knobs in makers.items() for gene in open_knobs]
         options = [_choices(self.space, name) for name in names]
         found: dict[str, dict[str, Value]] = {}
         for values in itertools.product(*options):
             genes_of = self.space.canonical({**self.space.complete(genes), **dict(zip(names, values, strict=True))})
             found.setdefault(self.variant(genes_of), genes_of)
             if len(found) > MOST_VARIANTS:
+                several = ", ".join(name for name, knobs in makers.items() if knobs)
                 raise ConfigError(
-                    f"compress: {', '.join(makers)} make more than {MOST_VARIANTS} variants of one shape, each to be "
-                    "measured; fix some of their knobs in the recipe."
+                    f"compress: {several} make more than {MOST_VARIANTS} variants of one shape, each to be measured; "
+                    "fix some of their knobs in the recipe."
                 )
         return list(found.values())
 
-    def known(self, genes: Genes, n_tokens: int) -> Known:
-        """Return the figures that follow from the shape alone, for one row of ``n_tokens`` tokens."""
-        config = self.architecture(genes).config
-        for name in self._fixed:
-            if hasattr(COMPRESSORS.load(name), "shape"):
-                config = COMPRESSORS.load(name)(**self._bound(name, genes)).shape(config)
+    def refusal(self, genes: Genes) -> str | None:
+        """Return why a compressor cannot do its work on the shape that it will get, or None."""
+        is_told = any(hasattr(COMPRESSORS.load(name), "shape") for name in self._fixed)
+        return self._compressed(genes)[1] if is_told else None
+
+    def known(self, genes: Genes, n_tokens: int, n_words: int | None = None) -> Known:
+        """Return the figures that follow from the shape alone, for one row of ``n_tokens`` tokens.
+
+        Args:
+            genes: A candidate; what its compressors cannot do is left out.
+            n_tokens: Length of the row.
+            n_words: Rows of the word table after a method whose effect only the data tell; None = it drops none.
+        """
+        config, _ = self._compressed(genes, n_words)
         macs, parameters = self.family.macs(config, n_tokens), self.family.parameters(config)
         return Known(float(macs), float(parameters), self.family.features(config, n_tokens))
+
+    def _compressed(self, genes: Genes, n_words: int | None = None) -> tuple[EncoderConfig, str | None]:
+        """Return the config after all that change shapes, and why one of them cannot."""
+        config, why = self.architecture(genes).config, None
+        for name in self._fixed:
+            if hasattr(COMPRESSORS.load(name), "shape"):
+                try:
+                    config = COMPRESSORS.load(name)(**self._bound(name, genes)).shape(config)
+                except ConfigError as error:
+                    why = why or str(error)
+            elif n_words is not None and _is_seen_in_data(name):
+                config = replace(config, vocab_size=n_words)
+        return config, why
 
     def describe(self, genes: Genes) -> str:
         """Return the shape and variant in a few words, e.g. ``3 layers (0,2,5), hidden 384, ffn 768, int8``."""
         return f"{self.architecture(genes).describe()}, {self.variant(genes)}"
 
 
-def _check_order(fixed: Mapping[str, Mapping[str, Gene]]) -> None:
+def _check_order(steps: Sequence[Step]) -> None:
     """Refuse compressors in an impossible order; a student is trained once."""
-    steps = [Step(name) for name in fixed]
     if steps:
         check_order(steps)
     runs = [block for block in blocks(steps) if block[0].stage in TRAINED]
@@ -162,8 +195,13 @@ def _check_order(fixed: Mapping[str, Mapping[str, Gene]]) -> None:
 
 def _makes_variants(name: str) -> bool:
     """Return whether students of one shape run differently by a method, in a way that its knobs alone tell."""
+    return COMPRESSORS.load(name).stage == "artefact" or _is_seen_in_data(name)
+
+
+def _is_seen_in_data(name: str) -> bool:
+    """Return whether a method changes shapes in a way that only the data tell."""
     cls = COMPRESSORS.load(name)
-    return cls.stage == "artefact" or (cls.stage == "model" and cls.phase == "structure" and not hasattr(cls, "shape"))
+    return cls.stage == "model" and cls.phase == "structure" and not hasattr(cls, "shape")
 
 
 def _open_knobs(name: str, fixed: Mapping[str, Gene]) -> Space:

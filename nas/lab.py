@@ -251,7 +251,7 @@ def _train(lab: Lab, state: State, block: tuple[Step, ...], seed: int, on_step: 
         seed=seed,
         loss=loss,
         compressors=training_of(compressors),
-        live=lab.teacher,
+        live=state.live_teacher(lab.teacher, loss),
         on_step=on_step,
     )
     reports = [loss.report(), *(compressor.report() for compressor in training_of(compressors))]

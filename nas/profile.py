@@ -4,8 +4,9 @@ Latency does not depend on the values of weights, so nothing has to be trained f
 cannot meet a hard constraint is recognised in milliseconds.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from nas.objectives import Constraint
 from nas.prepare import Prepared
 from nas.progress import Progress, Snapshot
 from nas.run_folder import RunFolder
-from search_spaces.errors import DeviceError, InfeasibleError
+from search_spaces.errors import ConfigError, DeviceError, InfeasibleError
 from search_spaces.seeding import rng_for
 from search_spaces.space import Genes, Value
 
@@ -38,6 +39,7 @@ class Profile:
         teacher: Baseline metrics: latency_ms, size_bytes, macs, parameters and, once added, accuracy.
         fastest_ms: The fastest student measured.
         environment: What the device says of itself.
+        n_words: Rows of the word table by variant, as measured: methods that look at data may drop some.
     """
 
     candidates: Candidates
@@ -47,10 +49,12 @@ class Profile:
     teacher: dict[str, float]
     fastest_ms: float
     environment: dict[str, str]
+    n_words: Mapping[str, int] = field(default_factory=dict)
 
     def metrics(self, genes: Genes) -> dict[str, float]:
         """Return the metrics of a candidate that need no training; latency and size are predictions."""
-        known, variant = self.candidates.known(genes, self.n_tokens), self.candidates.variant(genes)
+        variant = self.candidates.variant(genes)
+        known = self.candidates.known(genes, self.n_tokens, self.n_words.get(variant))
         return {
             "latency_ms": self.latency.predict(known.features, variant),
             "size_bytes": self.size.predict({"parameters": known.parameters}, variant),
@@ -61,8 +65,11 @@ class Profile:
     def shortfall(self, genes: Genes, constraints: Sequence[Constraint]) -> float:
         """Return by how much a candidate misses the constraints that are known, beyond what predictions may err.
 
-        Only metrics that need no training count; at most 0 means that the candidate is worth training.
+        Only metrics that need no training count; at most 0 means that the candidate is worth training. It is infinite
+        where a compressor cannot do its work.
         """
+        if self.candidates.refusal(genes) is not None:
+            return math.inf
         metrics = self.metrics(genes)
         known = [c for c in constraints if c.metric in metrics]
         return max((c.violation(metrics, self.teacher) - self._slack(genes, c.metric) for c in known), default=0.0)
@@ -89,10 +96,17 @@ def profile(prepared: Prepared, folder: RunFolder, executor: Executor, progress:
 
 
 def design(candidates: Candidates, n_shapes: int, seed: int) -> list[dict[str, Value]]:
-    """Return genes that cover the space: the warm start, then whatever is farthest from all chosen so far."""
-    chosen = candidates.warm_start()[:n_shapes]
+    """Return genes that cover the space: the warm start, then whatever is farthest from all chosen so far.
+
+    Raises:
+        ConfigError: The compressors cannot do their work on any student.
+    """
     rng = rng_for(seed, "profile")
-    pool = [candidates.space.sample(rng) for _ in range(POOL)]
+    first, drawn = candidates.warm_start(), [candidates.space.sample(rng) for _ in range(POOL)]
+    pool = [genes for genes in drawn if candidates.refusal(genes) is None]
+    chosen = [genes for genes in first if candidates.refusal(genes) is None][:n_shapes]
+    if not pool:
+        raise ConfigError(f"compress: none of {POOL} students can be made. The first: {candidates.refusal(drawn[0])}")
     codes = np.stack([candidates.space.encode(genes) for genes in pool])
     nearest = np.full(len(pool), np.inf)
     for genes in chosen:
@@ -164,8 +178,9 @@ def _fit(prepared: Prepared, stored: dict[str, Any]) -> Profile:
     """Return the predictors fitted on measured rows."""
     candidates, n_tokens = prepared.candidates, prepared.n_tokens
     rows = stored["rows"]
-    known = [candidates.known(row["genes"], n_tokens) for row in rows]
+    known = [candidates.known(row["genes"], n_tokens, row.get("n_words")) for row in rows]
     variants = [candidates.variant(row["genes"]) for row in rows]
+    n_words = {variant: row["n_words"] for variant, row in zip(variants, rows, strict=True) if "n_words" in row}
     seen = [Measurement.from_json({k: v for k, v in row.items() if k != "genes"}) for row in rows]
     latency, size = LatencyPredictor(), LatencyPredictor()
     latency.fit([k.features for k in known], np.array([m.median_ms for m in seen]), variants)
@@ -178,4 +193,4 @@ def _fit(prepared: Prepared, stored: dict[str, Any]) -> Profile:
         "parameters": float(family.parameters(teacher)),
     }
     fastest = min(m.median_ms for m in seen)
-    return Profile(candidates, n_tokens, latency, size, baseline, fastest, dict(stored["environment"]))
+    return Profile(candidates, n_tokens, latency, size, baseline, fastest, dict(stored["environment"]), n_words)

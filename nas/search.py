@@ -115,7 +115,9 @@ class Search:
         """Return why a candidate is not worth training, or None."""
         if self.known.candidates.space.key(genes) in keys:
             return "an equal student was trained before"
-        if (miss := self.known.shortfall(genes, self.constraints)) > 0:
+        if (miss := self.known.shortfall(genes, self.constraints)) == math.inf:
+            return self.known.candidates.refusal(genes)
+        if miss > 0:
             return f"predicted to miss a constraint by {miss:.0%} more than the predictor may err"
         return None
 

@@ -11,8 +11,10 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from compressors.answers import Need
 from compressors.base import ArtefactCompressor, Compressor, Material, ModelCompressor, Report, Run, TrainingCompressor
 from compressors.distillation import Distillation
+from compressors.vocabulary import with_words
 from nas.data.tokens import Tokens, bucketed_batches
 from nas.devices.base import Device
 from nas.spelling import Spelling
@@ -59,6 +61,12 @@ class State:
     def tokens(self, tokens: Tokens) -> Tokens:
         """Return rows of the teacher's tokens as the model wants them."""
         return tokens if self.spelling is None else self.spelling.tokens(tokens)
+
+    def live_teacher(self, teacher: TextEncoder, loss: Distillation) -> TextEncoder:
+        """Return the teacher, with the words of the model only where a loss lets both read the same rows."""
+        if self.spelling is None or Need.LIVE not in loss.needs:
+            return teacher
+        return with_words(teacher, self.spelling.kept)
 
 
 def material_of(state: State, corpus: Corpus, seed: int) -> Material:

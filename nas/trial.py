@@ -59,7 +59,8 @@ def train_student(task: Task, bundle: Bundle) -> dict[str, Any]:
     is_continued = "checkpoint" in task.blobs
     student = load_checkpoint(task.blobs["checkpoint"]) if is_continued else copy.deepcopy(state.model)
     clock.lap("build")
-    epochs = _train(student, task, spelled, _aimed(plan, student, architecture), rung) if rung.end else []
+    taught = (spelled, state.live_teacher(bench.teacher, loss_of(plan.training)))
+    epochs = _train(student, task, taught, _aimed(plan, student, architecture), rung) if rung.end else []
     clock.lap("train")
     final = bench.finish(replace(state, model=student.eval()), plan)
     scored = spelled if final.spelling is state.spelling else _spelled(bundle, final)
@@ -104,30 +105,33 @@ def measure_shapes(task: Task, bundle: Bundle) -> dict[str, Any]:
         bundle: What all tasks share.
 
     Returns:
-        ``measurements``: one JSON for each candidate, then one for each blob; ``environment`` of the device;
-        ``reference_bytes``: size of the teacher's artefact.
+        ``measurements``: one JSON for each candidate, with ``n_words``, the rows of its word table, then one for each
+        blob; ``environment`` of the device; ``reference_bytes``: size of the teacher's artefact.
     """
     bench, spec, clock = workbench(bundle), task.spec, Stopwatch()
-    artefacts = _untrained(bench, spec["candidates"])
-    artefacts += [task.blobs[name] for name in sorted(task.blobs)]
+    untrained = _untrained(bench, spec["candidates"])
+    artefacts = [artefact for artefact, _ in untrained] + [task.blobs[name] for name in sorted(task.blobs)]
     clock.lap("build")
     workload = Workload(bench.recipe.device.batch, int(spec["tokens"]))
     measurements = bench.device.measure(artefacts, bench.reference, workload, quick=bool(spec["quick"]))
     clock.lap("measure")
+    found = [measurement.to_json() for measurement in measurements]
+    for row, (_, n_words) in zip(found, untrained, strict=False):  # the blobs' rows come after those of candidates
+        row["n_words"] = n_words
     return {
-        "measurements": [measurement.to_json() for measurement in measurements],
+        "measurements": found,
         "environment": dict(bench.device.environment()),
         "reference_bytes": len(bench.reference),
         "seconds": clock.laps,
     }
 
 
-def _untrained(bench: Workbench, candidates: Sequence[Genes]) -> list[bytes]:
-    """Return artefacts of candidates that were never trained: latency does not depend on the weights' values.
+def _untrained(bench: Workbench, candidates: Sequence[Genes]) -> list[tuple[bytes, int]]:
+    """Return artefacts of candidates that were never trained, with the rows of their word tables.
 
-    Candidates of one shape, which follow each other, share its export.
+    Latency does not depend on the weights' values. Candidates of one shape, which follow each other, share its export.
     """
-    artefacts: list[bytes] = []
+    made: list[tuple[bytes, int]] = []
     latest, exported, run = None, b"", None
     for genes in candidates:
         plan, architecture = Plan.of(bench.candidates.steps(genes)), bench.candidates.architecture(genes)
@@ -136,8 +140,8 @@ def _untrained(bench: Workbench, candidates: Sequence[Genes]) -> list[bytes]:
             latest, state = (architecture, shaping), bench.build(architecture, shaping)
             exported = bench.device.export(state.model)
             run = bench.runner(1, state)
-        artefacts.append(compress(exported, plan.artefact, run))
-    return artefacts
+        made.append((compress(exported, plan.artefact, run), state.model.config.vocab_size))
+    return made
 
 
 def _spelled(bundle: Bundle, state: State) -> Bundle:
@@ -165,9 +169,10 @@ def _aimed(plan: Plan, student: TextEncoder, target: Architecture) -> list[Compr
 
 
 def _train(
-    student: TextEncoder, task: Task, bundle: Bundle, compressors: Sequence[Compressor], rung: Rung
+    student: TextEncoder, task: Task, taught: tuple[Bundle, TextEncoder], compressors: Sequence[Compressor], rung: Rung
 ) -> list[Epoch]:
-    """Distil the student over a part of the training; return what happened."""
+    """Distil the student over a part of the training, from rows and a teacher of its words; return what happened."""
+    bundle, teacher = taught
     whole = TrainSettings.model_validate(task.spec["train"])
     part = whole.model_copy(update={"epochs": (rung.end - rung.begin) * whole.epochs})
     return distill(
@@ -178,7 +183,7 @@ def _train(
         seed=int(task.spec["seed"]),
         loss=loss_of(compressors),
         compressors=training_of(compressors),
-        live=workbench(bundle).teacher,
+        live=teacher,
         n_before=math.ceil(rung.begin * whole.epochs * n_batches(len(bundle.train), whole)),
     )
 

@@ -57,6 +57,25 @@ def features(config: EncoderConfig, n_tokens: int) -> dict[str, float]:
     }
 
 
+def matrices(config: EncoderConfig) -> dict[str, tuple[int, int]]:
+    """Return ``(out, in)`` of every Linear and ``(vocab, width)`` of the word table, those that are factored left out.
+
+    Names are those of the modules, in the order of the model; layers that share weights have those of their first.
+    """
+    hidden, width = config.hidden, config.embedding
+    found = {} if config.embedding_rank else {"embeddings.word": (config.vocab_size, width)}
+    if width != hidden:
+        found["embeddings.project"] = (hidden, width)
+    for layer in sorted(set(config.owners)):
+        inner, ffn = config.heads[layer] * config.head_size, config.ffn[layer]
+        shapes = {**dict.fromkeys(("query", "key", "value"), (inner, hidden)), "out": (hidden, inner)}
+        shapes |= {"up": (ffn, hidden), "down": (hidden, ffn)}
+        found |= {f"layers.{layer}.{name}": shapes[name] for name in LINEARS}
+    found |= {"head.dense": (hidden, hidden), "head.out": (len(config.labels), hidden)}
+    factored = dict(config.ranks)
+    return {name: shape for name, shape in found.items() if name not in factored}
+
+
 def _asking(config: EncoderConfig, layer: int, n_tokens: int) -> int:
     """Return for how many tokens a layer computes its output."""
     return 1 if layer == config.depth - 1 else n_tokens

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -9,6 +10,7 @@ from torch.nn import functional as F
 from compressors.base import Material
 from compressors.layer_pruning import LayerPruning
 from search_spaces.errors import ConfigError, DataError
+from search_spaces.families.encoder_model import TextEncoder
 from tests.compressors.encoders import encoder, material, random_encoder, same_state
 from tests.compressors.tiny_cnn import cnn
 
@@ -101,8 +103,7 @@ def test_importance_needs_rows():
 
 
 def test_layers_that_share_their_weights_are_refused():
-    model = encoder(ffn=(64, 64))
-    model.layers[1] = model.layers[0]
+    model = TextEncoder(replace(encoder(ffn=(64, 64)).config, sharing=(0, 0))).eval()
     with pytest.raises(ConfigError, match=r"layer_pruning: layers\.1\.query\.weight is factored or shared"):
         LayerPruning(1, "first").apply(model, Material([]))
 

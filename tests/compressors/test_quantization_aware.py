@@ -253,6 +253,13 @@ def test_the_report_tells_bits_and_what_is_not_kept():
     assert {"runtime", "activations", "layers.0.up.bias"} <= {skip.where for skip in report.skipped}
 
 
+def test_none_needs_no_twin():
+    student = encoder()
+    assert train(student, [QuantizationAware("none")], 1) is student
+    assert train(student, [QuantizationAware("none", activations="moving")], 1) is not student
+    assert train(student, [QuantizationAware("lsq")], 1) is not student
+
+
 def test_none_is_plain_training():
     student, quantization = encoder(), QuantizationAware("none")
     train(student, [quantization], 2)

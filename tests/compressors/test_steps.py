@@ -99,6 +99,30 @@ def test_an_impossible_order_names_both_steps(order: list[str], later: str, earl
         check_order(steps(*order))
 
 
+@pytest.mark.parametrize("earlier", ["low_rank", "low_rank:which=*up", "layer_sharing:group=3", "low_rank:which=all"])
+@pytest.mark.parametrize("later", ["structured_pruning:schedule=cubic", "unit_pruning:ffn=0.5", "layer_pruning:keep=2"])
+def test_what_cuts_layers_comes_before_what_factors_or_shares_them(earlier: str, later: str) -> None:
+    names = [text.split(":")[0] for text in (earlier, later)]
+    words = rf"'{names[1]}' cannot follow '{names[0]}': it cuts layers.*put it before '{names[0]}'\.$"
+    with pytest.raises(ConfigError, match=words):
+        check_order(steps(earlier, "distillation", later))
+    check_order(steps(later, "distillation", earlier))
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        ["low_rank", "structured_pruning"],
+        ["low_rank:share=1", "structured_pruning:schedule=cubic"],
+        ["low_rank:which=embeddings+head.*", "structured_pruning:schedule=cubic"],
+        ["layer_sharing:group=1", "structured_pruning:schedule=cubic"],
+        ["layer_sharing", "unit_pruning", "layer_pruning"],
+    ],
+)
+def test_what_cuts_or_ties_nothing_may_stand_anywhere(order: list[str]) -> None:
+    check_order(steps(*order))
+
+
 def test_no_steps_are_refused() -> None:
     with pytest.raises(ConfigError, match="0 were given"):
         check_order([])

@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -231,8 +232,7 @@ def test_logits_are_no_units():
 
 
 def test_layers_that_share_their_weights_are_refused():
-    model = encoder(ffn=(64, 64))
-    model.layers[1] = model.layers[0]
+    model = TextEncoder(replace(encoder(ffn=(64, 64)).config, sharing=(0, 0))).eval()
     with pytest.raises(ConfigError, match=r"layers\.1\.query\.weight is factored or shared, as are 5 more"):
         UnitPruning(ffn=0.5).apply(model, material())
 

@@ -4,7 +4,7 @@ import pytest
 from nas.candidates import Candidates
 from nas.objectives import Constraint
 from nas.profile import Profile, check_feasible, design
-from search_spaces.errors import InfeasibleError
+from search_spaces.errors import ConfigError, InfeasibleError
 from tests.nas.phases import candidates, known, latency_ms
 
 
@@ -80,6 +80,24 @@ def test_limits_that_exclude_each_other_are_infeasible_together_only(profiled: P
     check_feasible(profiled, [fast], 0)
     with pytest.raises(InfeasibleError, match="Relax a constraint"):
         check_feasible(profiled, [many, fast], 0)
+
+
+def test_what_a_compressor_cannot_do_is_neither_profiled_nor_worth_training() -> None:
+    few = candidates(compress={"layer_pruning": {"choice": "first"}})
+    shapes = design(few, 40, 0)
+    assert len(shapes) == 40
+    assert all(few.refusal(genes) is None for genes in shapes)
+    genes = {**few.warm_start()[1], "layer_pruning.keep": 2}
+    assert few.architecture(genes).config.depth == 1
+    assert few.refusal(genes) == "layer_pruning.keep: 2 is out of range; the model has 1 layers."
+    assert known(few).shortfall(genes, []) == np.inf
+    assert known(few).metrics(genes)["macs"] == known(few).metrics({**genes, "layer_pruning.keep": 0})["macs"]
+    check_feasible(known(few), [], 0)
+
+
+def test_compressors_that_fit_no_student_are_refused_with_the_reason() -> None:
+    with pytest.raises(ConfigError, match=r"none of 512 students can be made. The first: layer_pruning.keep: 6 is out"):
+        design(candidates(compress={"layer_pruning": {"keep": 6}}), 6, 0)
 
 
 def _closest(codes: np.ndarray) -> float:

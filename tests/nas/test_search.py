@@ -120,6 +120,15 @@ def test_equal_students_are_refused_with_the_reason() -> None:
     assert reasons == {"an equal student was trained before"}
 
 
+def test_what_a_compressor_cannot_do_is_refused_with_its_words() -> None:
+    few = candidates(compress={"layer_pruning": {"choice": "first"}})
+    record, executor = opened(few), Formula(trained)
+    search(record, few, executor, 12).run()
+    assert all(few.refusal(task.spec["genes"]) is None for task in executor.seen)
+    reasons = {trial.user_attrs["reason"] for trial in record.trials((TrialState.PRUNED,))}
+    assert any("layer_pruning.keep: 6 is out of range" in reason for reason in reasons)
+
+
 def test_a_limit_that_no_proposal_meets_ends_the_search_with_the_fastest_student(made: Candidates) -> None:
     with pytest.raises(InfeasibleError, match=r"200 proposals in a row.*the fastest student is \d+\.\d{3} ms"):
         search(opened(made), made, Formula(trained), 4, ("latency_ms <= 0.0000001",)).run()

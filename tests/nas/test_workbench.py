@@ -4,7 +4,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from compressors.distillation import Distillation
 from nas.bundle import Outputs
 from nas.data.tokenize import tokenize
 from nas.executor import Task
@@ -15,7 +17,7 @@ from nas.recipe import Recipe
 from nas.run_folder import RunFolder
 from nas.spelling import tokenizer_from_json
 from nas.trial import measure_shapes, train_student
-from nas.workbench import workbench
+from nas.workbench import Plan, workbench
 from search_spaces.errors import ConfigError
 from tests.compressors.methods import Shallow, methods
 
@@ -109,6 +111,30 @@ def test_a_method_that_tells_its_shape_makes_no_variants_and_another_does(recipe
     assert {"shallow(layers=0)", "shallow(layers=1)", "shallow(layers=1)+int8(per_channel=True)"} < other
 
 
+def test_knobs_that_cost_nothing_make_no_variants(recipe, tmp_path):
+    compress = {"static_int8": {"enabled": True, "exclude": ""}, "half": {}}
+    found = prepared(recipe, tmp_path, compress).candidates
+    genes = {**found.warm_start()[0], "static_int8.calibration": "entropy", "half.format": "bfloat16"}
+    made = found.variants({**genes, "half.enabled": True})
+    assert {found.variant(each) for each in made} == {
+        "static_int8(per_channel=True)", "static_int8(per_channel=False)",
+        "static_int8(per_channel=True)+half", "static_int8(per_channel=False)+half",
+    }  # fmt: skip
+    assert {each["static_int8.calibration"] for each in made} == {"entropy"}
+    assert {each.get("half.format") for each in made} == {"bfloat16", None}
+
+
+def test_knobs_that_make_no_variants_change_neither_nodes_nor_bytes(recipe, tmp_path):
+    found = prepared(recipe, tmp_path, {"static_int8": {"exclude": ""}, "half": {}})
+    knobs = {"static_int8.enabled": True, "static_int8.per_channel": True, "half.enabled": True}
+    spec = {"tokens": 8, "quick": True, "candidates": []}
+    for calibration, kind in (("min_max", "float16"), ("entropy", "float16"), ("mse", "bfloat16")):
+        chosen = {**knobs, "static_int8.calibration": calibration, "half.format": kind}
+        spec["candidates"].append({**found.candidates.warm_start()[0], **chosen})
+    rows = measure_shapes(Task("m", "measure", spec), found.bundle)["measurements"]
+    assert max(row["size_bytes"] for row in rows) == pytest.approx(min(row["size_bytes"] for row in rows), rel=0.01)
+
+
 def test_a_student_with_fewer_words_is_trained_scored_and_delivered_with_them(recipe, tmp_path):
     found = prepared(recipe, tmp_path, {"words": {}, "distillation": {"hidden": 0.0}, "int8": {"enabled": True}})
     genes = found.candidates.warm_start()[0]
@@ -126,11 +152,40 @@ def test_a_student_with_fewer_words_is_trained_scored_and_delivered_with_them(re
     assert result["metrics"]["accuracy"] == accuracy(said, tokens)
 
 
+def test_a_live_teacher_reads_the_words_of_the_student(recipe, tmp_path):
+    loss = {"hidden": 0.0, "live": True, "layer_map": "last", "tokens": 1.0}
+    loss |= {"attention": 0.0, "relation": 0.0, "cosine": 0.0, "similarity": 0.0}
+    found = prepared(recipe, tmp_path, {"words": {}, "distillation": loss})
+    rows, outputs = found.bundle.train.subset(np.arange(8)), Outputs(found.bundle.outputs.logits[:8])
+    bundle = replace(found.bundle, train=rows, outputs=outputs, fingerprint="few rows, live")
+    bench, genes = workbench(bundle), found.candidates.warm_start()[0]
+    state = bench.build(found.candidates.architecture(genes), Plan.of(found.candidates.steps(genes)).before)
+    teacher = state.live_teacher(bench.teacher, Distillation(**loss))
+    assert teacher.config.vocab_size == state.model.config.vocab_size < bench.teacher.config.vocab_size
+    assert torch.equal(teacher.embeddings.word.weight, bench.teacher.embeddings.word.weight[state.spelling.kept])
+    assert state.live_teacher(bench.teacher, Distillation()) is bench.teacher
+    curves = train_student(task(genes), bundle)["curves"]
+    assert curves["teacher_share"][0] > 0
+
+
 def test_a_search_refuses_an_impossible_order_and_two_trainings(recipe, tmp_path):
     with pytest.raises(ConfigError, match="'shallow' cannot follow 'rounding'"):
         prepared(recipe, tmp_path / "a", {"rounding": {}, "shallow": {}})
     with pytest.raises(ConfigError, match="'weight_pruning' cannot follow 'distillation': a student of a search is"):
         prepared(recipe, tmp_path / "b", {"distillation": {}, "shallow": {}, "weight_pruning": {}})
+
+
+@pytest.mark.parametrize("open_knobs", [{}, {"end": 0.5}, {"schedule": "cubic"}])
+def test_gradual_pruning_of_factored_layers_is_refused_before_anything_starts(recipe, tmp_path, open_knobs):
+    later = {"distillation": {}, "structured_pruning": open_knobs}
+    with pytest.raises(ConfigError, match="'structured_pruning' cannot follow 'low_rank': it cuts layers"):
+        prepared(recipe, tmp_path / "a", {"low_rank": {}, **later})
+    with pytest.raises(ConfigError, match="'structured_pruning' cannot follow 'layer_sharing'"):
+        prepared(recipe, tmp_path / "b", {"layer_sharing": {}, **later})
+    narrowed = {**recipe, "space": {"genes": {"low_rank.which": ["embeddings"]}}}
+    assert prepared(narrowed, tmp_path / "c", {"low_rank": {}, **later}).candidates.space.size > 1
+    once = {**later, "structured_pruning": {"schedule": "oneshot"}}
+    assert prepared(recipe, tmp_path / "d", {"low_rank": {}, **once}).candidates.space.size > 1
 
 
 def test_gradual_pruning_reaches_its_target_after_a_model_step(recipe, tmp_path):
