@@ -30,6 +30,8 @@ SHARES = (0.0, 0.25, 0.5, 0.75)
 class UnitPruning:
     """Cut a share of the units of each kind, in every layer alike; which ones, their scores say.
 
+    Used again, it cuts the same shares of what is left: prune, train, prune again.
+
     Source: Michel et al. 2019, https://arxiv.org/abs/1905.10650 (heads); Hou et al. 2020, DynaBERT,
     https://arxiv.org/abs/2004.04037 (neurons, hidden width); Li et al. 2017, https://arxiv.org/abs/1608.08710
     (channels).
