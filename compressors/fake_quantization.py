@@ -67,9 +67,9 @@ class FakeQuantization:
             ConfigError: A knob is unknown or out of its range.
         """
         if scope not in SCOPES:
-            raise unknown_name("fake_quantization.scope", scope, list(SCOPES))
+            raise unknown_name(f"{self.name}.scope", scope, list(SCOPES))
         if calibration not in CALIBRATIONS:
-            raise unknown_name("fake_quantization.calibration", calibration, list(CALIBRATIONS))
+            raise unknown_name(f"{self.name}.calibration", calibration, list(CALIBRATIONS))
         self.scheme, self.bits = scheme_for(self.name, scheme, bits)
         self.activation_scheme: Uniform = uniform_for(self.name, activation_scheme, activation_bits)
         self.scope, self.per_channel, self.embeddings = scope, per_channel, embeddings

@@ -63,7 +63,7 @@ class UnitPruning:
             ConfigError: A knob is out of its range.
         """
         if criterion not in CRITERIA:
-            raise unknown_name("unit_pruning.criterion", criterion, list(CRITERIA))
+            raise unknown_name(f"{self.name}.criterion", criterion, list(CRITERIA))
         self.criterion = criterion
         self.shares = {"heads": heads, "ffn": ffn, "hidden": hidden, "channels": channels}
         for knob, share in self.shares.items():
