@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 
 from compressors.base import Sample
+from compressors.criteria import gradients
 
 SENSITIVITIES = ("fisher", "kl", "loss")
 
@@ -82,12 +82,8 @@ def _answers_with(model: nn.Module, weight: Tensor, other: Tensor, batches: Sequ
 def _fisher(model: nn.Module, weights: Mapping[str, Tensor], batches: Sequence[Sample]) -> dict[str, Tensor]:
     """Return an estimate of the squared gradient of one row: that of a batch's mean, times its rows."""
     sums = {name: torch.zeros_like(weight) for name, weight in weights.items()}
-    # detached views: a frozen model has gradients, too, and those of the model itself stay as they are
-    views = {f"{name}.weight": weight.detach().requires_grad_() for name, weight in weights.items()}
-    for inputs, labels in batches:
-        loss = F.cross_entropy(functional_call(model, views, inputs), labels)
-        gradients = torch.autograd.grad(loss, list(views.values()), allow_unused=True)
-        for total, gradient in zip(sums.values(), gradients, strict=True):
-            if gradient is not None:
-                total += len(labels) / len(batches) * gradient.square()
+    for sample in batches:
+        slopes = gradients(model, [f"{name}.weight" for name in weights], sample)
+        for name, total in sums.items():
+            total += len(sample[1]) / len(batches) * slopes[f"{name}.weight"].square()
     return sums

@@ -160,12 +160,12 @@ def given(batches: Iterable[Sample]) -> Iterator[Sample]:
     Raises:
         DataError: There are none.
     """
-    is_empty = True
+    n_batches = 0
     for sample in batches:
-        is_empty = False
+        n_batches += 1
         yield sample
-    if is_empty:
-        raise DataError("criterion: 0 batches to score on; give at least one batch of the training split.")
+    if not n_batches:
+        raise DataError(f"criterion: {n_batches} batches to score on; give at least one batch of the training split.")
 
 
 @contextmanager

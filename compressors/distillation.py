@@ -75,7 +75,7 @@ class Distillation:
         if not (temperature > 0 and math.isfinite(temperature)):
             raise ConfigError(f"distillation.temperature: {temperature} is out of range; above 0.")
         if layer_map not in LAYER_MAPS:
-            raise unknown_name("distillation.layer_map", layer_map, list(LAYER_MAPS))
+            raise unknown_name(f"{self.name}.layer_map", layer_map, list(LAYER_MAPS))
         weights = dict(zip(LIVE_TERMS, (tokens, attention, relation, cosine, similarity), strict=True))
         for name, weight in {"hidden": hidden, **weights}.items():
             if not (weight >= 0 and math.isfinite(weight)):

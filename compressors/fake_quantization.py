@@ -15,6 +15,7 @@ from compressors.calibration import RANGES, Histogram, calibrated
 from compressors.quantizable import LAYERS, quantizable, size_figures, untouched
 from compressors.schemes import SCHEMES, Uniform, scheme_for, uniform_for
 from search_spaces.dimensions import Choice
+from search_spaces.errors import ConfigError
 from search_spaces.registry import unknown_name
 from search_spaces.space import Condition, Space
 
@@ -66,9 +67,9 @@ class FakeQuantization:
             ConfigError: A knob is unknown or out of its range.
         """
         if scope not in SCOPES:
-            raise unknown_name("fake_quantization.scope", scope, list(SCOPES))
+            raise unknown_name(f"{self.name}.scope", scope, list(SCOPES))
         if calibration not in CALIBRATIONS:
-            raise unknown_name("fake_quantization.calibration", calibration, list(CALIBRATIONS))
+            raise unknown_name(f"{self.name}.calibration", calibration, list(CALIBRATIONS))
         self.scheme, self.bits = scheme_for(self.name, scheme, bits)
         self.activation_scheme: Uniform = uniform_for(self.name, activation_scheme, activation_bits)
         self.scope, self.per_channel, self.embeddings = scope, per_channel, embeddings
@@ -106,7 +107,8 @@ class FakeQuantization:
         """Return the rounded model; see `ModelCompressor`.
 
         Raises:
-            ConfigError: No layer can be quantized, or there are no rows to calibrate on.
+            ConfigError: No layer can be quantized, or inputs are to be rounded and are already.
+            DataError: There are no rows to calibrate on.
         """
         result = copy.deepcopy(model).eval()
         if self.scope == "none":
@@ -115,6 +117,8 @@ class FakeQuantization:
         weights = quantizable(self.name, result, self.embeddings)
         layers = [name for name in weights if isinstance(result.get_submodule(name), LAYERS)]
         has_inputs = self.scope in ("activations", "both")
+        if has_inputs:
+            self._check_new(result, layers)
         # before the weights are rounded: ranges are those of the model as it was trained
         is_static = has_inputs and self.calibration != "dynamic"
         seen = collect(self.name, result, layers, material.batches) if is_static else {}
@@ -130,6 +134,15 @@ class FakeQuantization:
     def report(self) -> Report:
         """Return the bits of every rounded weight tensor and input of the latest `apply`; bytes are as if packed."""
         return self._report
+
+    def _check_new(self, model: nn.Module, layers: list[str]) -> None:
+        """Refuse to round what is rounded on its way in already."""
+        for name in layers:
+            if any(isinstance(hook, RoundedInput) for hook in model.get_submodule(name)._forward_pre_hooks.values()):
+                raise ConfigError(
+                    f"fake_quantization.scope: {self.scope!r} rounds the inputs of {name}, which are rounded already; "
+                    "once is all. Set it to weights or leave the second out."
+                )
 
     def _round_weights(self, model: nn.Module, weights: dict[str, torch.Tensor]) -> dict[str, int]:
         """Round in place and return the packed bits by layer."""

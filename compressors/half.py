@@ -55,7 +55,7 @@ class Half(GraphCompressor):
         """
         super().__init__()
         if format not in FORMATS:
-            raise unknown_name("half.format", format, list(FORMATS))
+            raise unknown_name(f"{self.name}.format", format, list(FORMATS))
         self.enabled, self.format = enabled, format
 
     @classmethod

@@ -20,7 +20,8 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from compressors.base import Sample
-from search_spaces.errors import DataError
+from compressors.criteria import given
+from compressors.units import head_saliency, neuron_saliency
 from search_spaces.families.encoder_model import TextEncoder
 from search_spaces.families.importance import Importance
 from search_spaces.registry import unknown_name
@@ -62,13 +63,7 @@ class _Sums:
         self.values[name] = self.values.get(name, np.float64(0)) + scores.detach().double().cpu().numpy()
 
     def importance(self) -> Importance:
-        """Return the sums.
-
-        Raises:
-            DataError: There was no batch.
-        """
-        if not self.values:
-            raise DataError("importance: 0 batches to score on; give at least one batch of the training split.")
+        """Return the sums."""
         return Importance.from_arrays(self.values)
 
 
@@ -77,15 +72,14 @@ def _first_order(model: TextEncoder, batches: Iterable[Sample]) -> Importance:
     sums = _Sums()
     # detached views of the weights: gradients of the model itself stay as they are, and tables need none
     weights = {name: p.detach().requires_grad_() for name, p in model.named_parameters() if _is_scored(name)}
-    for (ids, mask, types), labels in batches:
+    for (ids, mask, types), labels in given(batches):
         logits, states = functional_call(model, weights, (ids, mask, types, True))
         gradients = torch.autograd.grad(F.cross_entropy(logits, labels), list(weights.values()))
         products = {name: (w * g).detach() for (name, w), g in zip(weights.items(), gradients, strict=True)}
         for index, layer in enumerate(model.layers):
             own = {name: products[f"layers.{index}.{name}"] for name, _ in layer.named_parameters()}
-            sums.add(f"heads.{index}", own["out.weight"].sum(0).view(-1, model.config.head_size).sum(1).abs())
-            coming = own["up.weight"].sum(1) + own["up.bias"]
-            sums.add(f"ffn.{index}", coming.abs() + own["down.weight"].sum(0).abs())
+            sums.add(f"heads.{index}", head_saliency(own["out.weight"], model.config.head_size))
+            sums.add(f"ffn.{index}", neuron_saliency(own["up.weight"], own["up.bias"], own["down.weight"]))
         for name, _ in _stream_norms(model):
             sums.add("hidden", (products[f"{name}.weight"] + products[f"{name}.bias"]).abs())
         sums.add("layers", _changes(states, mask))
@@ -95,7 +89,7 @@ def _first_order(model: TextEncoder, batches: Iterable[Sample]) -> Importance:
 def _activation(model: TextEncoder, batches: Iterable[Sample]) -> Importance:
     """Score by the mean answer over a text's tokens, squared and summed over texts (root left out: same order)."""
     sums = _Sums()
-    for (ids, mask, types), _ in batches:
+    for (ids, mask, types), _ in given(batches):
         with torch.inference_mode(), _watched(model) as seen:
             _, states = model(ids, mask, types, hidden_states=True)
 

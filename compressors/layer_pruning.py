@@ -52,7 +52,7 @@ class LayerPruning:
         if keep < 0:
             raise ConfigError(f"layer_pruning.keep: {keep} is out of range; 0 (all layers) or more.")
         if choice not in CHOICES:
-            raise unknown_name("layer_pruning.choice", choice, list(CHOICES))
+            raise unknown_name(f"{self.name}.choice", choice, list(CHOICES))
         self.keep, self.choice = keep, choice
         self._report = Report(self.name, skipped=(Skip("layers", "nothing was cut yet"),))
 

@@ -90,7 +90,9 @@ class MixedPrecision:
         """Return the rounded model; see `ModelCompressor`.
 
         Raises:
-            ConfigError: No layer can be quantized, a pattern of ``exclude`` matches no layer, or there are no rows.
+            ConfigError: No layer can be quantized, a pattern of ``exclude`` matches no layer, or all layers have few
+                bits already, as when the method is used twice.
+            DataError: There are no rows.
         """
         result = copy.deepcopy(model).eval()
         if self.average == 32:
@@ -100,6 +102,7 @@ class MixedPrecision:
             raise DataError(f"{self.name}.sensitivity: {len(material.batches)} batches to measure on; at least one.")
         weights = quantizable(self.name, result)
         included = self._included(weights)
+        self._check_new(included)
         options = (self.bits, self._quantized)
         damages = bit_damages(result, included, material.batches, options, self.sensitivity)
         chosen = self._choose(included, damages)
@@ -138,6 +141,16 @@ class MixedPrecision:
                 f"{self.name}.exclude: {list(self.exclude)} match all {len(weights)} layers; leave at least one."
             )
         return left
+
+    def _check_new(self, weights: Mapping[str, Tensor]) -> None:
+        """Refuse a model all of whose weights lie on grids of the bits to choose from."""
+        for weight in weights.values():
+            if not any(torch.allclose(self._quantized(weight, n), weight, rtol=1e-5, atol=0) for n in self.bits):
+                return
+        raise ConfigError(
+            f"{self.name}.average: {self.average} bits, and all {len(weights)} layers have {self.bits[0]} or fewer "
+            "already; weights in float32 can be rounded. Leave the second rounding out."
+        )
 
     def _choose(self, weights: Mapping[str, Tensor], damages: Mapping[str, list[float]]) -> dict[str, int]:
         """Return the bits of every layer."""

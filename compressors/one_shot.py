@@ -50,10 +50,10 @@ class OneShotPruning:
         """
         check_knobs(self.name, sparsity, Rule(scope, pattern))
         if criterion not in CRITERIA:
-            raise unknown_name("one_shot_pruning.criterion", criterion, list(CRITERIA))
+            raise unknown_name(f"{self.name}.criterion", criterion, list(CRITERIA))
         if scope == "global" and criterion == "wanda":
             raise ConfigError(
-                "one_shot_pruning.scope: 'global' does not go with wanda, whose scores compare within an output row; "
+                f"{self.name}.scope: {scope!r} does not go with wanda, whose scores compare within an output row; "
                 "with wanda only layer. Set one_shot_pruning.scope to layer."
             )
         self.sparsity, self.criterion = sparsity, criterion

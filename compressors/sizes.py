@@ -1,7 +1,7 @@
 """What a model weighs, tensor by tensor: parameters, non-zeros, bits, bytes on disk and zipped.
 
-Read from the ONNX file alone, whoever wrote it, or from a torch module. Scales and zero points of quantized weights are
-no parameters, but their bytes count. Knows ONNX and modules; not how they were compressed.
+Read from the ONNX file alone, whoever wrote it. Scales and zero points of quantized weights are no parameters, but
+their bytes count. Knows ONNX; not how a file was compressed.
 """
 
 import zlib
@@ -10,9 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import onnx
-import torch
 from onnx import NodeProto, TensorProto, helper, numpy_helper
-from torch import nn
 
 from compressors.blocks import unpack
 
@@ -74,7 +72,7 @@ class Sizes:
 
     Attributes:
         tensors: Its constants.
-        size_bytes: Of the whole file; of a module, of its parameters.
+        size_bytes: Of the whole file.
         compressed_bytes: The same after zlib at level 6.
     """
 
@@ -108,24 +106,6 @@ def sizes_of_artefact(artefact: bytes) -> Sizes:
     graph = _Graph(model.graph)
     tensors = tuple(graph.size(tensor) for tensor in model.graph.initializer)
     return Sizes(tensors, len(artefact), len(zlib.compress(artefact, ZLIB_LEVEL)))
-
-
-def sizes_of_module(module: nn.Module) -> Sizes:
-    """Return what a module's parameters weigh as they are; shared ones count once.
-
-    Args:
-        module: On any device.
-    """
-    named = {name: parameter.detach().cpu() for name, parameter in module.named_parameters()}
-    tensors = tuple(
-        TensorSize(
-            name, tuple(p.shape), str(p.dtype).removeprefix("torch."), p.numel(), int(p.count_nonzero()), p.nbytes
-        )
-        for name, p in named.items()
-    )
-    zipped = zlib.compressobj(ZLIB_LEVEL)
-    n_bytes = sum(len(zipped.compress(p.flatten().view(torch.uint8).numpy().data)) for p in named.values())
-    return Sizes(tensors, sum(tensor.size_bytes for tensor in tensors), n_bytes + len(zipped.flush()))
 
 
 class _Graph:

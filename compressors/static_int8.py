@@ -52,7 +52,7 @@ class StaticInt8(GraphCompressor):
         """
         super().__init__()
         if calibration not in RANGES:
-            raise unknown_name("static_int8.calibration", calibration, list(RANGES))
+            raise unknown_name(f"{self.name}.calibration", calibration, list(RANGES))
         self.enabled, self.calibration = enabled, calibration
         self.per_channel, self.exclude = per_channel, exclude
 
@@ -75,7 +75,7 @@ class StaticInt8(GraphCompressor):
         """
         if run is None:
             raise ConfigError(
-                "static_int8: run is None; static ranges need activations. Give it calibration rows, or use int8."
+                f"{self.name}: run is {run}; static ranges need activations. Give it calibration rows, or use int8."
             )
         rewrite = StaticRewrite(self.name, artefact, self.per_channel, self.exclude)
         rewrite.calibrate(run, self.calibration)
@@ -133,7 +133,10 @@ def _observe(model: onnx.ModelProto, names: list[str], run: Run) -> dict[str, Hi
             histogram = Histogram.of(batch[name])
             seen[name] = seen[name] + histogram if name in seen else histogram
     if names and not seen:
-        raise DataError("static_int8: 0 calibration rows were given; at least one row of the training split is needed.")
+        raise DataError(
+            f"static_int8: 0 calibration rows for {len(names)} activations, first: {names[0]}; at least one row of the "
+            "training split is needed."
+        )
     return seen
 
 

@@ -142,7 +142,7 @@ def check_order(steps: Sequence[Step]) -> None:
         ConfigError: One line that names both steps.
     """
     if not steps:
-        raise ConfigError("steps: 0 were given; at least one is needed. See them all with: nas compressors")
+        raise ConfigError(f"steps: {len(steps)} were given; at least one is needed. See them all with: nas compressors")
     for i, later in enumerate(steps):
         for earlier in steps[:i]:
             why = _conflict(earlier, later)

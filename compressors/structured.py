@@ -92,9 +92,13 @@ class StructuredPruning(Inner):
 
         Raises:
             StateError: Gradual, and no target was set.
-            ConfigError: The target is not a narrower version of the student.
+            ConfigError: The student is no text encoder, or the target is not a narrower version of it.
         """
-        assert isinstance(student, TextEncoder)
+        if not isinstance(student, TextEncoder):
+            raise ConfigError(
+                f"structured_pruning: a {type(student).__name__} has no heads and neurons that can go; a text encoder "
+                "has. Use unit_pruning."
+            )
         if self.is_gradual and self._target is None:
             raise StateError(
                 f"structured_pruning: schedule {self.schedule!r} has no target shape; aim() sets it. Call it first."
@@ -128,8 +132,8 @@ class StructuredPruning(Inner):
         if self._student is None:
             return Report(self.name, skipped=(Skip("layers", "training has not begun"),))
         before, now = self._start, self._student.config
-        changed = [Change(f"layers.{i}.heads", before.heads[i], now.heads[i]) for i in range(now.depth)]
-        changed += [Change(f"layers.{i}.ffn", before.ffn[i], now.ffn[i]) for i in range(now.depth)]
+        changed = [Change(f"heads.{i}", before.heads[i], now.heads[i]) for i in range(now.depth)]
+        changed += [Change(f"ffn.{i}", before.ffn[i], now.ffn[i]) for i in range(now.depth)]
         same = [Skip(change.where, "already at its target") for change in changed if change.before == change.after]
         real = [change for change in changed if change.before != change.after]
         return Report(self.name, tuple(real), tuple(same), {"milestones": float(self._milestone)})

@@ -30,6 +30,7 @@ SHARES = (0.0, 0.25, 0.5, 0.75)
 class UnitPruning:
     """Cut a share of the units of each kind, in every layer alike; which ones, their scores say.
 
+    Used again, it cuts the same shares of what is left: prune, train, prune again.
     In a search the genes of a family choose widths too (``hidden``, ``ffn``, ``heads_i``), and a student inherits its
     teacher's most important units: leave one of the two out unless they are to be compared.
 
@@ -64,7 +65,7 @@ class UnitPruning:
             ConfigError: A knob is out of its range.
         """
         if criterion not in CRITERIA:
-            raise unknown_name("unit_pruning.criterion", criterion, list(CRITERIA))
+            raise unknown_name(f"{self.name}.criterion", criterion, list(CRITERIA))
         self.criterion = criterion
         self.shares = {"heads": heads, "ffn": ffn, "hidden": hidden, "channels": channels}
         for knob, share in self.shares.items():

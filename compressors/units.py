@@ -34,9 +34,9 @@ def head_scores(layer: Layer, with_gradient: bool) -> Tensor:
 
     Source: Michel et al. 2019, https://arxiv.org/abs/1905.10650, eq. 2.
     """
-    columns = _product(layer.out.weight) if with_gradient else layer.out.weight.detach().square()
-    scores = columns.sum(0).view(-1, layer.head_size).sum(1)
-    return scores.abs() if with_gradient else scores.sqrt()
+    if with_gradient:
+        return head_saliency(_product(layer.out.weight), layer.head_size)
+    return layer.out.weight.detach().square().sum(0).view(-1, layer.head_size).sum(1).sqrt()
 
 
 def neuron_scores(layer: Layer, with_gradient: bool) -> Tensor:
@@ -56,11 +56,31 @@ def neuron_scores(layer: Layer, with_gradient: bool) -> Tensor:
     weights and bias, plus that of the outgoing weights.
     """
     if with_gradient:
-        into = _product(layer.up.weight).sum(1) + _product(layer.up.bias)
-        return into.abs() + _product(layer.down.weight).sum(0).abs()
+        return neuron_saliency(_product(layer.up.weight), _product(layer.up.bias), _product(layer.down.weight))
     ingoing: Tensor = torch.linalg.vector_norm(layer.up.weight.detach(), dim=1)
     outgoing: Tensor = torch.linalg.vector_norm(layer.down.weight.detach(), dim=0)
     return ingoing * outgoing
+
+
+def head_saliency(out: Tensor, head_size: int) -> Tensor:
+    """Return ``(heads,)``: |sum w dL/dw| over each head's columns of the output projection; see `head_scores`.
+
+    Args:
+        out: ``(hidden, heads * head_size)``, w dL/dw of its weight.
+        head_size: Columns of a head.
+    """
+    return out.sum(0).view(-1, head_size).sum(1).abs()
+
+
+def neuron_saliency(up: Tensor, up_bias: Tensor, down: Tensor) -> Tensor:
+    """Return ``(ffn,)``: |sum w dL/dw| of each neuron's ingoing weights and bias, plus outgoing; see `neuron_scores`.
+
+    Args:
+        up: ``(ffn, hidden)``, w dL/dw of the ingoing weight.
+        up_bias: ``(ffn,)``, of its bias.
+        down: ``(hidden, ffn)``, of the outgoing weight.
+    """
+    return (up.sum(1) + up_bias).abs() + down.sum(0).abs()
 
 
 def block_units(heads: Tensor, head_size: int) -> Tensor:

@@ -60,7 +60,7 @@ class FourBitWeights(GraphCompressor):
         if block < SMALLEST_BLOCK or block & (block - 1):
             raise ConfigError(f"weights_4bit.block: {block} is no block size; a power of two from {SMALLEST_BLOCK}.")
         if scope not in SCOPES:
-            raise unknown_name("weights_4bit.scope", scope, list(SCOPES))
+            raise unknown_name(f"{self.name}.scope", scope, list(SCOPES))
         if table_bits not in (4, 8):
             raise ConfigError(f"weights_4bit.table_bits: {table_bits} is out of range; 4 or 8.")
         self.enabled, self.block, self.symmetric = enabled, block, symmetric

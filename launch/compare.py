@@ -7,12 +7,12 @@ from typing import Any
 from launch.commands import make_tracker
 from launch.comparison_report import Facts, terminal_tables, write_reports
 from launch.joint import Joint
-from launch.process import absolute_paths, quiet_libraries, short, stoppable
-from launch.recipes import load_recipe, save_recipe
+from launch.lab_recipe import is_bare, lab_recipe
+from launch.process import quiet_libraries, short, stoppable
+from launch.recipes import save_recipe
 from launch.terminal import make_progress
 from nas.compared import Row
 from nas.comparison import Comparison, choose
-from nas.engine import check_names
 from nas.lab import open_lab
 from nas.methods import JOINT, METHODS
 from nas.recipe import Recipe
@@ -20,8 +20,7 @@ from nas.run_folder import RunFolder
 from nas.tracker import State, Tracker, TrialRun
 from search_spaces.errors import ConfigError
 
-DEFAULT = "quickstart"  # whose teacher and data are used where none are named
-SMALL = 0.3  # passes over its data: the default comparison is to take minutes
+SMALL = 0.3  # passes over the data that is used where none is named: the default comparison is to take minutes
 RESULTS = "results"  # in the run folder
 
 
@@ -35,7 +34,7 @@ def compare(
     """Compare methods, print the tables, write the reports; return the exit code.
 
     Args:
-        source: Recipe file or embedded recipe; None: see `DEFAULT`.
+        source: Recipe file or embedded recipe; None: see `lab_recipe`.
         settings: Keys of the recipe from options, and ``key=value`` strings.
         wanted: Names of methods with commas between them, None for all; and the number of seeds.
         joint: Run folder of a finished search whose best student is the joint row, or the minutes to search for.
@@ -58,11 +57,8 @@ def compare(
 
 def _recipe(source: str | None, overrides: Mapping[str, Any], sets: Sequence[str]) -> Recipe:
     """Return the recipe of teacher, data, device and training; with nothing named that of the quickstart, shorter."""
-    is_bare = source is None and not any(overrides[key] for key in ("teacher.model", "data.source"))
-    epochs = {"finalize.train.epochs": overrides["finalize.train.epochs"] or (SMALL if is_bare else None)}
-    recipe = load_recipe(DEFAULT if is_bare else source, {**overrides, **epochs}, sets)
-    check_names(recipe)
-    return absolute_paths(recipe)
+    small = SMALL if is_bare(source, overrides) else None
+    return lab_recipe(source, {**overrides, "finalize.train.epochs": overrides["finalize.train.epochs"] or small}, sets)
 
 
 def _drive(recipe: Recipe, folder: RunFolder, names: Sequence[str], n_seeds: int, rival: Joint | None) -> int:

@@ -14,11 +14,11 @@ from safetensors.torch import save as to_bytes
 from compressors.steps import Step, check_order, check_standalone
 from launch.compress_table import tables
 from launch.export import model_card
-from launch.process import absolute_paths, quiet_libraries, short, stoppable
-from launch.recipes import load_recipe, read_values
+from launch.lab_recipe import lab_recipe
+from launch.process import quiet_libraries, short, stoppable
+from launch.recipes import read_values
 from launch.terminal import make_progress
 from nas.checkpoint import weights_of
-from nas.engine import check_names
 from nas.files import MANIFEST, atomic_write, write_json
 from nas.lab import Lab, compress_model, open_lab
 from nas.measures import Measures, measure
@@ -28,7 +28,6 @@ from nas.run_folder import RunFolder
 from nas.student import save
 from search_spaces.errors import ConfigError
 
-DEFAULT = "quickstart"  # whose teacher and data are used where none are named
 REPORT = "report.json"
 
 
@@ -42,7 +41,7 @@ def compress(
     """Compress a teacher and print what it gives; return the exit code.
 
     Args:
-        source: Recipe file or embedded recipe; None: see `DEFAULT`.
+        source: Recipe file or embedded recipe; None: see `lab_recipe`.
         settings: Keys of the recipe from options, and ``key=value`` strings.
         wanted: Steps as text, and a file with steps, which come first.
         output: Folder of the student.
@@ -54,7 +53,7 @@ def compress(
     steps = [*_from_file(wanted[1]), *map(Step.parse, wanted[0])]
     check_order(steps)
     check_standalone(steps)
-    recipe = _recipe(source, *settings)
+    recipe = lab_recipe(source, *settings)
     folder = _folder(recipe)
     target = output or folder.students / _name(steps)
     if target.exists() and not (target / MANIFEST).exists():
@@ -88,14 +87,6 @@ def _work(recipe: Recipe, folder: RunFolder, progress: Progress, steps: Sequence
     measures = measure(lab, compressed)
     _deliver(lab, measures, target)
     return measures
-
-
-def _recipe(source: str | None, overrides: Mapping[str, Any], sets: Sequence[str]) -> Recipe:
-    """Return the recipe of teacher, data, device and training."""
-    is_bare = source is None and not any(overrides[key] for key in ("teacher.model", "data.source"))
-    recipe = load_recipe(DEFAULT if is_bare else source, overrides, sets)
-    check_names(recipe)
-    return absolute_paths(recipe)
 
 
 def _folder(recipe: Recipe) -> RunFolder:

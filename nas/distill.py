@@ -251,7 +251,7 @@ def _optimizer(student: TextEncoder, extra: list[nn.Parameter], settings: TrainS
 def _check(student: TextEncoder, tokens: Tokens, teacher: Outputs | None) -> None:
     """Refuse data that does not fit together, before anything is changed."""
     if not len(tokens):
-        raise ShapeError("distillation: 0 training rows; at least 1. Check the training split.")
+        raise ShapeError(f"distillation: {len(tokens)} training rows; at least 1. Check the training split.")
     expected = (len(tokens), len(student.config.labels))
     if teacher is not None and teacher.logits.shape != expected:
         raise ShapeError(

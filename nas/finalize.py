@@ -147,7 +147,10 @@ class Finalize:
     def _measure(self, entrants: Sequence[Finalist], executor: Executor) -> dict[str, dict[str, Any]]:
         """Measure the delivered artefacts interleaved with the teacher's; nothing else runs meanwhile."""
         if not entrants:
-            raise StateError("finalize: every finalist failed to train; see log.txt, then run nas resume.")
+            raise StateError(
+                f"finalize: {len(entrants)} finalists were trained to the end; at least 1 has to be. See log.txt, then "
+                "run nas resume."
+            )
         blobs = {f.name: self._part(f, "artefact") for f in entrants}
         timeout_s = self.recipe.search.trial_timeout_s
         spec = {"candidates": [], "tokens": self.prepared.n_tokens, "quick": False, "timeout_s": timeout_s}

@@ -54,7 +54,10 @@ class LatencyPredictor:
             StateError: `fit` has not been called.
         """
         if self._report is None:
-            raise StateError("latency predictor: it knows no student yet; call fit() with measured ones first.")
+            raise StateError(
+                f"latency predictor: it knows no student yet, variants {list(self._models)}; call fit() with measured "
+                "ones first."
+            )
         return self._report
 
     @property
@@ -96,7 +99,10 @@ class LatencyPredictor:
             StateError: `fit` has not been called, or had no student of this variant.
         """
         if not self._models:
-            raise StateError("latency predictor: it knows no student yet; call fit() with measured ones first.")
+            raise StateError(
+                f"latency predictor: it knows no student yet, variants {list(self._models)}; call fit() with measured "
+                "ones first."
+            )
         if variant not in self._models:
             raise StateError(str(unknown_name("latency predictor: variant", variant, list(self._models))))
         model = self._models[variant]

@@ -15,9 +15,8 @@ from nas.data.tokens import Tokens
 from nas.devices.base import Measurement, Workload
 from nas.devices.verdict import verdict
 from nas.lab import Compressed, Lab
-from nas.outputs import accuracy, predict_logits
+from nas.outputs import accuracy, artefact_logits, predict_logits
 from nas.progress import Snapshot
-from search_spaces.errors import DivergedError
 from search_spaces.families.encoder_costs import layer_macs
 from search_spaces.families.encoder_model import EncoderConfig, TextEncoder
 
@@ -163,11 +162,7 @@ def measure(lab: Lab, compressed: Compressed, quick: bool = False) -> Measures:
 def _accuracy(lab: Lab, compressed: Compressed, split: Tokens) -> float:
     """Return the share of rows that the file labels right, run at the batch size of production."""
     tokens = compressed.tokens(split)
-    logits = lab.device.predict(compressed.artefact, tokens, lab.recipe.device.batch)
-    n_odd = int((logits != logits).sum())
-    if n_odd:
-        raise DivergedError(f"score: {n_odd} of {logits.size} outputs of the file are not a number; lower lr.")
-    return accuracy(logits, tokens)
+    return accuracy(artefact_logits(lab.device, compressed.artefact, tokens, lab.recipe.device.batch), tokens)
 
 
 def _latencies(lab: Lab, compressed: Compressed, quick: bool) -> tuple[Measurement, Measurement]:

@@ -10,13 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
+from compressors import bit_sensitivity
 from nas.bundle import Outputs
+from nas.data.splits import Split
 from nas.data.tokens import Tokens, bucketed_batches
+from nas.devices.base import Device
 from nas.files import atomic_array, read_json, sha256_of, write_json
 from nas.teacher import Teacher
-from search_spaces.errors import StateError
+from search_spaces.errors import DivergedError, StateError
 from search_spaces.families.encoder_model import TextEncoder
 from search_spaces.seeding import rng_for
 
@@ -33,9 +35,29 @@ def predict_logits(model: TextEncoder, tokens: Tokens, batch_size: int = BATCH) 
     return logits
 
 
-def accuracy(logits: np.ndarray, tokens: Tokens) -> float:
+def artefact_logits(device: Device, artefact: bytes, tokens: Tokens, batch: int) -> np.ndarray:
+    """Return ``(n, n_labels)`` float32 logits of an exported file, rows as in ``tokens``.
+
+    Args:
+        device: Runs the file.
+        artefact: What it exported.
+        tokens: As the model wants them.
+        batch: Rows of a call, as in production.
+
+    Raises:
+        DeviceError: The device refuses the file.
+        DivergedError: The file's answers are not finite.
+    """
+    logits = device.predict(artefact, tokens, batch)
+    n_odd = int((~np.isfinite(logits)).sum())
+    if n_odd:
+        raise DivergedError(f"score: {n_odd} of {logits.size} outputs of the file are not finite; lower lr.")
+    return logits
+
+
+def accuracy(logits: np.ndarray, rows: Tokens | Split) -> float:
     """Return the share of rows, 0..1, whose largest of ``(n, n_labels)`` logits is at the label."""
-    return float((logits.argmax(axis=1) == tokens.labels).mean())
+    return float((logits.argmax(axis=1) == rows.labels).mean())
 
 
 def divergence(teacher: np.ndarray, student: np.ndarray) -> float:
@@ -45,8 +67,8 @@ def divergence(teacher: np.ndarray, student: np.ndarray) -> float:
         teacher: ``(n, n_labels)`` logits.
         student: The same shape, of the same rows.
     """
-    target, said = (F.log_softmax(torch.from_numpy(part.astype(np.float32)), dim=-1) for part in (teacher, student))
-    return float(F.kl_div(said, target, reduction="batchmean", log_target=True))
+    before, after = (torch.from_numpy(part.astype(np.float32)) for part in (teacher, student))
+    return bit_sensitivity.divergence(before, after)
 
 
 def cached_outputs(

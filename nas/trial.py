@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from safetensors.torch import save
 
 from compressors.base import Compressor
@@ -21,12 +20,11 @@ from nas.devices.base import Workload
 from nas.distill import Epoch, distill, n_batches
 from nas.executor import Task
 from nas.meter import Stopwatch
-from nas.outputs import accuracy, predict_logits
+from nas.outputs import accuracy, artefact_logits, predict_logits
 from nas.recipe import TrainSettings
 from nas.spelling import tokenizer_to_json
 from nas.stages import CALIBRATION_ROWS, State, compress, loss_of, training_of
 from nas.workbench import Plan, Workbench, workbench
-from search_spaces.errors import DivergedError
 from search_spaces.families.encoder_model import TextEncoder
 from search_spaces.families.text_encoder import Architecture
 from search_spaces.space import Genes
@@ -200,7 +198,4 @@ def _curves(epochs: Sequence[Epoch]) -> dict[str, list[float]]:
 
 def _accuracy(bench: Workbench, artefact: bytes, tokens: Tokens) -> float:
     """Return the share of rows the artefact labels right, run at the batch size of production."""
-    logits = bench.device.predict(artefact, tokens, bench.recipe.device.batch)
-    if not np.isfinite(logits).all():
-        raise DivergedError(f"score: {(~np.isfinite(logits)).sum()} outputs of the artefact are not finite; lower lr.")
-    return accuracy(logits, tokens)
+    return accuracy(artefact_logits(bench.device, artefact, tokens, bench.recipe.device.batch), tokens)

@@ -19,8 +19,8 @@ from nas.devices.base import Workload
 from nas.devices.memory import peak_memory
 from nas.lab import Compressed, Lab
 from nas.noise import with_typos, without_words
+from nas.outputs import accuracy, artefact_logits
 from nas.scores import agreement, calibration_error, worst_class
-from search_spaces.errors import DivergedError
 
 NOISY_ROWS = 1000  # of the validation split at most
 
@@ -89,19 +89,19 @@ class Yardstick:
         logits, labels = self._answers(compressed, data.validation), data.validation.labels
         worst, recall = worst_class(logits, labels)
         figures = {
-            "accuracy": _accuracy(logits, labels),
+            "accuracy": accuracy(logits, data.validation),
             "agreement": agreement(logits, self.teacher_logits),
             "calibration_error": calibration_error(logits, labels),
             "worst_class": recall,
             "worst_label": float(worst),
-            "typos": _accuracy(self._answers(compressed, self._typos), self._typos.labels),
-            "missing_words": _accuracy(self._answers(compressed, self._gaps), self._gaps.labels),
+            "typos": accuracy(self._answers(compressed, self._typos), self._typos),
+            "missing_words": accuracy(self._answers(compressed, self._gaps), self._gaps),
             "attribution": self._attribution(compressed),
             "size_bytes": float(len(compressed.artefact)),
             "train_s": float(sum(compressed.seconds.values())),
         }
         if data.test is not None:
-            figures["test_accuracy"] = _accuracy(self._answers(compressed, data.test), data.test.labels)
+            figures["test_accuracy"] = accuracy(self._answers(compressed, data.test), data.test)
         return figures
 
     def measure(self, artefact: bytes) -> dict[str, float]:
@@ -169,12 +169,4 @@ class Yardstick:
         """Return ``(n, labels)`` what a file says of texts, with the tokenizer that ships with it."""
         recipe = self._lab.recipe
         tokens = tokenize(compressed.tokenizer, split, recipe.data.max_length)
-        logits = self._lab.device.predict(compressed.artefact, tokens, recipe.device.batch)
-        if not np.isfinite(logits).all():
-            raise DivergedError(f"score: {(~np.isfinite(logits)).sum()} outputs of the file are not finite; lower lr.")
-        return logits
-
-
-def _accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Return the share of rows whose largest logit is at the label."""
-    return float((logits.argmax(axis=1) == labels).mean())
+        return artefact_logits(self._lab.device, compressed.artefact, tokens, recipe.device.batch)

@@ -9,7 +9,7 @@ tokens, everything else for one. The logits are the same; exporters do well to d
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, cast
 
@@ -119,10 +119,6 @@ class EncoderConfig:
         square = all(heads * self.head_size == self.hidden for heads in self.heads)
         is_own = self.embedding_rank == 0 and not self.ranks and not self.sharing
         return square and len(set(self.ffn)) == 1 and is_own
-
-    def with_labels(self, labels: tuple[str, ...]) -> "EncoderConfig":
-        """Return the same shape with other class names."""
-        return replace(self, labels=labels)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""

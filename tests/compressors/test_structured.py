@@ -136,10 +136,10 @@ def test_the_report_says_every_width_before_and_after():
     train(student, pruning, 8)
     report = pruning.report()
     assert [(c.where, c.before, c.after) for c in report.changed] == [
-        ("layers.0.heads", 4, 2),
-        ("layers.0.ffn", 64, 32),
+        ("heads.0", 4, 2),
+        ("ffn.0", 64, 32),
     ]
-    assert {skip.where for skip in report.skipped} == {"layers.1.heads", "layers.1.ffn"}
+    assert {skip.where for skip in report.skipped} == {"heads.1", "ffn.1"}
 
 
 def test_oneshot_leaves_the_student_alone_and_says_so():

@@ -1,0 +1,32 @@
+"""The recipe of the commands that need a teacher and its data only: nothing named means the quickstart's."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from launch.process import absolute_paths
+from launch.recipes import load_recipe
+from nas.engine import check_names
+from nas.recipe import Recipe
+
+DEFAULT = "quickstart"  # whose teacher and data are used where none are named
+
+
+def lab_recipe(source: str | None, overrides: Mapping[str, Any], sets: Sequence[str]) -> Recipe:
+    """Return the recipe of teacher, data, device and training, with paths that hold from any working directory.
+
+    Args:
+        source: Recipe file or embedded recipe; None: the options say all, or `DEFAULT` does.
+        overrides: Dotted key to value, see `load_recipe`.
+        sets: ``key=value`` strings.
+
+    Raises:
+        ConfigError: One line a mistake, with file, line and key.
+    """
+    recipe = load_recipe(DEFAULT if is_bare(source, overrides) else source, overrides, sets)
+    check_names(recipe)
+    return absolute_paths(recipe)
+
+
+def is_bare(source: str | None, overrides: Mapping[str, Any]) -> bool:
+    """Return whether neither a recipe nor a teacher nor data were named."""
+    return source is None and not any(overrides[key] for key in ("teacher.model", "data.source"))
