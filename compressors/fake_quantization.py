@@ -55,12 +55,12 @@ class FakeQuantization:
 
         Args:
             scope: What is rounded: ``none``, ``weights``, ``activations`` or ``both``.
-            scheme: Of the weights, a row of `compressors.schemes.SCHEMES`.
+            scheme: How weights are rounded; the names are those of `compressors.schemes`.
             bits: Of a weight; None = the most of the scheme.
             per_channel: A scale for every output channel; tables of embeddings always have one for all.
             activation_scheme: An evenly spaced scheme for the inputs of layers, one scale for each layer.
             activation_bits: Of an input.
-            calibration: ``dynamic`` or a row of `compressors.calibration.RANGES`.
+            calibration: How the range of an input is found: ``dynamic`` (every batch its own), or on training rows.
             embeddings: Whether tables are rounded too, when weights are.
 
         Raises:

@@ -50,7 +50,7 @@ class MixedPrecision:
             average: Most bits of a weight on average over the layers that are not excluded, scales not counted; 32
                 leaves the model alone.
             bits: To choose from.
-            scheme: A row of `compressors.schemes.SCHEMES`.
+            scheme: How weights are rounded; the names are those of `compressors.schemes`.
             per_channel: A scale for every output channel.
             sensitivity: ``fisher`` (seconds), ``kl`` or ``loss`` (minutes for a model of many layers); see
                 `compressors.bit_sensitivity.bit_damages`.

@@ -41,7 +41,7 @@ class OneShotPruning:
 
         Args:
             sparsity: Share of zeros, from 0 to below 1.
-            criterion: A row of `CRITERIA`.
+            criterion: What makes a weight important: its size, or what the loss says of it on training rows.
             scope: ``layer`` (every layer gets equally sparse; with ``wanda`` every output row) or ``global``.
             pattern: ``none``, ``2:4`` or ``4:8``; these two leave half of the weights zero.
 

@@ -51,7 +51,7 @@ class QuantizationAware(Inner):
         """Bind the knobs.
 
         Args:
-            scheme: Of the weights: ``none``, a row of `compressors.schemes.SCHEMES`, or ``lsq``, whose steps learn.
+            scheme: How weights are rounded: ``none``, a scheme of `compressors.schemes`, or ``lsq``, whose steps learn.
             bits: Of a weight; None = the most of the scheme.
             per_channel: A scale for every output channel; tables of embeddings always have one for all.
             activations: ``none``, ``dynamic`` (range of every batch) or ``moving`` (average of the ranges).

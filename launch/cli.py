@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperCommand
 
+from launch.listing import print_lines
 from nas.methods import METHODS
 from search_spaces.errors import NasError
 from search_spaces.registry import Table
@@ -33,13 +34,22 @@ COMMANDS = Table(
 )
 
 
-class WithMethods(TyperCommand):
+class WithCompressors(TyperCommand):
     """A command whose help ends with all methods of compression."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the help, then every method with one line; this imports torch, other helps do not."""
         super().format_help(ctx, formatter)
         _run("compressors", None)
+
+
+class WithMethods(TyperCommand):
+    """A command whose help ends with all methods that are compared."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help, then every method with one line."""
+        super().format_help(ctx, formatter)
+        print_lines(("method", "what it is"), [(method.name, method.title) for method in METHODS.values()])
 
 
 app = typer.Typer(
@@ -57,10 +67,10 @@ the deployed artefacts, and keeps what no other student beats.
     nas search quickstart        # offline, about seven minutes on two cores
 
     nas report runs/quickstart
+
+    nas compress --step int8     # by hand, without a search
 """,
 )
-
-EVERY_METHOD = "\n\n".join(["**Methods**", *(f"`{method.name}` {method.title}" for method in METHODS.values())])
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of a search, e.g. runs/quickstart.")]
 
@@ -161,7 +171,7 @@ def recipe(
     _run("recipe", name)
 
 
-@app.command(cls=WithMethods)
+@app.command(cls=WithCompressors)
 def compress(
     recipe: Annotated[
         str | None, typer.Argument(metavar="RECIPE", help="Recipe whose teacher, data, device and training count.")
@@ -181,13 +191,16 @@ def compress(
     """Compress a teacher by methods of your choice, one after the other, and measure what it gives.
 
     Neighbouring methods of a training run act together. What an earlier call has computed is not computed again.
-    Without RECIPE, teacher and data it takes those of the quickstart.
+    Without RECIPE, teacher and data it takes those of the quickstart, whose teacher is fine-tuned first, in a minute or
+    two, and kept. What cuts structure comes before what zeroes weights, and both before what lowers bits.
 
     **Examples**
 
         nas compress --step int8
 
-        nas compress --teacher ./my-model --data sst2.csv --step unit_pruning:ffn=0.5 --step distillation --step int8
+        nas compress --step unit_pruning:ffn=0.5 --step distillation --step int8
+
+        nas compress --teacher ./my-model --data sst2.csv --step int8
     """
     overrides = {
         "teacher.model": teacher,
@@ -213,7 +226,7 @@ def compressors(
     _run("compressors", name)
 
 
-@app.command(epilog=EVERY_METHOD)
+@app.command(cls=WithMethods)
 def compare(
     recipe: Annotated[
         str | None, typer.Argument(metavar="RECIPE", help="Recipe whose teacher, data, device and training count.")
@@ -240,7 +253,9 @@ def compare(
 
         nas compare --methods teacher,ptq_dynamic,magnitude_50
 
-        nas compare --teacher ./my-model --data sst2.csv --device cpu --seeds 3 --epochs 1 --run runs/my-search
+        nas compare --teacher ./my-model --data sst2.csv --epochs 1
+
+        nas compare recipe.yaml --run runs/my-search
     """
     overrides = {
         "teacher.model": teacher,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.commands import make_tracker
-from launch.comparison_report import Facts, terminal_tables, write_reports
+from launch.comparison_report import Facts, terminal_report, write_reports
 from launch.joint import Joint
 from launch.lab_recipe import is_bare, lab_recipe
 from launch.process import quiet_libraries, short, stoppable
@@ -98,8 +98,8 @@ def _report(comparison: Comparison, progress: Any, tracker: Tracker) -> None:
         tracker.log_trial(_child(number, row, facts))
     tracker.log_summary({f"{row.name}/accuracy": row.figures.get("accuracy", 0.0) for row in rows}, paths)
     progress.close()
-    for table in terminal_tables(rows, facts):
-        progress.console.print(table)
+    for part in terminal_report(rows, facts):
+        progress.console.print(part)
     progress.say("reports: " + ", ".join(short(path) for path in paths))
 
 

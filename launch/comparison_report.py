@@ -5,18 +5,19 @@ Knows rows and their columns; nothing of where they come from.
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
+from rich.console import RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from launch.report import duration, megabytes, milliseconds
-from launch.scatter import Point, Scatter, scatter
+from launch.scatter import Mark, Point, Scatter, scatter
 from nas.compared import Row
 from nas.files import atomic_write
 from nas.methods import METHODS, TEACHER
@@ -26,6 +27,7 @@ PLAIN = ("accuracy", "test_accuracy", "retention", "size_bytes", "latency_ms", "
 COSTS = ("compressed_bytes", "memory_bytes", "p95_ms", "train_s")
 BEHAVIOUR = ("agreement", "calibration_error", "typos", "missing_words", "attribution", "worst_class")
 ALL = (*PLAIN, *COSTS, *BEHAVIOUR)
+LINE = 13.0  # pixels from one line of text to the next
 SMALLEST, LARGEST = 5.0, 26.0  # radius in pixels of the smallest and of the largest file
 SPEEDUP = Column("speedup", "faster", "times", True, "than the teacher's file, in the same rounds")
 FORMS: Mapping[Unit, Callable[[float], str]] = {
@@ -79,14 +81,30 @@ def write_reports(folder: Path, rows: Sequence[Row], facts: Facts) -> list[Path]
     return [folder / name for name in contents]
 
 
-def terminal_tables(rows: Sequence[Row], facts: Facts) -> list[Table]:
-    """Return tables of rich, each at most 80 wide: what students score, what they cost, and how they behave."""
+def terminal_report(rows: Sequence[Row], facts: Facts) -> Iterator[RenderableType]:
+    """Yield tables, each at most 80 wide, and what to know: what students score, what they cost, how they behave."""
     heads = {
         f"{facts.teacher} on {facts.data}; {facts.budget}": PLAIN,
         f"costs; {facts.device}": COSTS,
         "behaviour": BEHAVIOUR,
     }
-    return [_table(title, _present(names, rows), rows) for title, names in heads.items()]
+    for title, listed in heads.items():
+        names = _present(listed, rows)
+        yield Text(f"\n{title}", style="bold")
+        yield _table(names, rows)
+        yield Text("; ".join(f"{SHOWN[name].title}: {SHOWN[name].what}" for name in names), style="dim")
+    yield Text("\n".join(["", *_remarks(rows)]))
+
+
+def _remarks(rows: Sequence[Row]) -> Iterator[str]:
+    """Yield what a reader must know of the rows; what holds for all that were measured is said once."""
+    measured = [set(row.remarks) for row in rows if row.figures]
+    common = set.intersection(*measured) if len(measured) > 1 else set()
+    yield from (f"all: {remark}" for remark in sorted(common))
+    for row in rows:
+        own = [remark for remark in row.remarks if remark not in common]
+        if own:
+            yield f"{row.name}: {'; '.join(own)}"
 
 
 def markdown(rows: Sequence[Row], facts: Facts) -> str:
@@ -115,6 +133,7 @@ def html(rows: Sequence[Row], facts: Facts) -> str:
     )
     names = _present(ALL, rows)
     drawn, radii = _plot(rows)
+    labels = _labels(drawn.marks) if drawn else []
     return environment.get_template("compare.html.j2").render(
         rows=rows,
         facts=facts,
@@ -123,6 +142,7 @@ def html(rows: Sequence[Row], facts: Facts) -> str:
         best=_best(names, rows),
         plot=drawn,
         radii=radii,
+        labels=labels,
         methods=METHODS,
         notes=NOTES,
     )
@@ -150,25 +170,15 @@ def _present(names: Sequence[str], rows: Sequence[Row]) -> list[str]:
     return [name for name in names if any(name in row.figures for row in rows)]
 
 
-def _table(title: str, names: Sequence[str], rows: Sequence[Row]) -> Table:
+def _table(names: Sequence[str], rows: Sequence[Row]) -> Table:
     """Return a table of some columns."""
-    table = Table(
-        title=escape(title),
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        collapse_padding=True,
-    )
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     table.add_column("method", no_wrap=True)
     for name in names:
         table.add_column(SHOWN[name].title, justify="right", no_wrap=True)
     for row in rows:
         style = "dim" if row.name == TEACHER else ""
         table.add_row(row.name, *(cell(row, name) for name in names), style=style)
-    remarks = [f"{row.name}: {'; '.join(row.remarks)}" for row in rows if row.remarks]
-    table.caption = escape("\n".join(remarks)) if names and names[0] == PLAIN[0] else None
-    table.caption_justify = "left"
     return table
 
 
@@ -183,12 +193,31 @@ def _best(names: Sequence[str], rows: Sequence[Row]) -> dict[str, float]:
 
 
 def _plot(rows: Sequence[Row]) -> tuple[Scatter | None, list[float]]:
-    """Return the plot and the radius of each of its marks, whose area stands for the size; large files below."""
-    shown = sorted((row for row in rows if row.figures), key=lambda row: -row.figures["size_bytes"])
+    """Return the plot and the radius of each of its marks, whose area stands for the size; small files on top.
+
+    A file's latency is the teacher's over how much faster the file was in the same rounds, so that a machine that was
+    slower for some of the files does not move them.
+    """
+    shown = sorted(
+        (row for row in rows if row.figures), key=lambda row: (row.name == TEACHER, -row.figures["size_bytes"])
+    )
     if not shown:
         return None, []
     numbers = {row.name: str(number) for number, row in enumerate(rows, start=1)}
-    return scatter([_point(row, numbers[row.name]) for row in shown]), _radii(shown)
+    pace = next((row.figures["latency_ms"] for row in shown if row.name == TEACHER), None)
+    return scatter([_point(row, numbers[row.name], pace) for row in shown]), _radii(shown)
+
+
+def _labels(marks: Sequence[Mark]) -> list[tuple[float, float]]:
+    """Return where the texts of marks begin to stand: in their middle, else below what stands there already."""
+    placed: list[tuple[float, float]] = []
+    for mark in marks:
+        is_teacher = mark.point.kind == "teacher"
+        reach, y = (34, mark.y + 25) if is_teacher else (18, mark.y + 4)
+        while any(abs(mark.x - x) < reach and abs(y - other) < LINE for x, other in placed):
+            y += LINE
+        placed.append((mark.x, round(y, 1)))
+    return placed
 
 
 def _radii(rows: Sequence[Row]) -> list[float]:
@@ -197,17 +226,10 @@ def _radii(rows: Sequence[Row]) -> list[float]:
     return [max(SMALLEST, LARGEST * math.sqrt(row.figures["size_bytes"] / largest)) for row in rows]
 
 
-def _point(row: Row, number: str) -> Point:
-    """Return a row as a mark."""
+def _point(row: Row, number: str, pace: float | None) -> Point:
+    """Return a row as a mark; ``pace`` is the teacher's latency."""
     told: dict[str, Any] = {name: cell(row, name) for name in ("accuracy", "latency_ms", "size_bytes")}
     kind = "teacher" if row.name == TEACHER else "student"
     figures = row.figures
-    return Point(
-        figures["latency_ms"],
-        figures["accuracy"],
-        kind,
-        f"{row.name}: {', '.join(told.values())}",
-        number,
-        figures["low_ms"],
-        figures["high_ms"],
-    )
+    latency_ms = figures["latency_ms"] if pace is None else pace / figures["speedup"]
+    return Point(latency_ms, figures["accuracy"], kind, f"{row.name}: {', '.join(told.values())}", number)

@@ -56,8 +56,7 @@ def compress(
     recipe = lab_recipe(source, *settings)
     folder = _folder(recipe)
     target = output or folder.students / _name(steps)
-    if target.exists() and not (target / MANIFEST).exists():
-        raise ConfigError(f"compress {target}: exists and is no student; choose another --output.")
+    _check_target(target)
     folder.create()
     folder.lock()
     progress = make_progress(folder.log, Console(stderr=True, highlight=False) if as_json else None)
@@ -97,6 +96,24 @@ def _folder(recipe: Recipe) -> RunFolder:
     return RunFolder(Path("runs") / f"compress-{digest}")
 
 
+def _check_target(target: Path) -> None:
+    """Refuse a folder that is no student, or one that cannot be written, before anything slow."""
+    if target.exists() and not (target / MANIFEST).exists():
+        raise ConfigError(f"compress {target}: exists and is no student; choose another --output.")
+    parent = next(path for path in target.absolute().parents if path.exists())
+    probe = parent / f".{target.name}.{os.getpid()}"
+    try:
+        probe.mkdir()
+        probe.rmdir()
+    except OSError as error:
+        raise _unwritable(target, error) from None
+
+
+def _unwritable(target: Path, error: OSError) -> ConfigError:
+    """Return what to say of a folder that cannot be written."""
+    return ConfigError(f"compress {target}: cannot be written ({error.strerror}); choose another --output.")
+
+
 def _name(steps: Sequence[Step]) -> str:
     """Return the name of a student: its methods in short, and a digest of their knobs."""
     words = "-".join(step.name.replace("_", "-") for step in steps)[:40].rstrip("-")
@@ -127,9 +144,7 @@ def _deliver(lab: Lab, measures: Measures, target: Path) -> None:
         shutil.rmtree(target, ignore_errors=True)
         draft.rename(target)
     except OSError as error:
-        raise ConfigError(
-            f"compress {target}: cannot be written ({error.strerror}); choose another --output."
-        ) from None
+        raise _unwritable(target, error) from None
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 

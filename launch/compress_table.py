@@ -7,6 +7,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from compressors.base import Report
 from launch.report import megabytes, milliseconds, score
@@ -16,33 +17,39 @@ from nas.recipe import Recipe
 
 def tables(measures: Measures, recipe: Recipe) -> Iterator[RenderableType]:
     """Yield what is printed of a compressed model, in order."""
-    yield _models(measures, recipe)
+    yield _models(measures)
+    yield _calls(measures, recipe)
     yield _steps(measures)
+    yield _times(measures)
     yield _layers(measures)
+    yield ""
     for remark in measures.remarks:
         yield escape(remark)
 
 
 def _table(title: str, first: str, *others: str) -> Table:
     """Return an empty table whose first column is text and whose others are figures."""
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table = Table(title=f"\n{title}", title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column(first)
     for name in others:
         table.add_column(name, justify="right")
     return table
 
 
-def _models(measures: Measures, recipe: Recipe) -> Table:
+def _models(measures: Measures) -> Table:
     """Return teacher and student side by side."""
-    device = recipe.device
-    where = f"latency: median on {device.name}, batch {device.batch}, {device.threads} thread(s)"
-    table = _table("", "", "teacher", "student", "ratio")
+    table = _table("models", "", "teacher", "student", "ratio")
     for row in _rows(measures.teacher, measures.student):
         table.add_row(*row)
-    final = measures.final
-    table.caption = f"{where}; 95 % interval {final.low_ms:.3f}-{final.high_ms:.3f} ms"
-    table.caption_justify = "left"
     return table
+
+
+def _calls(measures: Measures, recipe: Recipe) -> Text:
+    """Return how the latency was measured."""
+    device, final = recipe.device, measures.final
+    threads = f"{device.threads} thread{'s' if device.threads > 1 else ''}"
+    where = f"latency: median on {device.name}, batch {device.batch}, {threads}"
+    return Text(f"{where}; 95 % interval {final.low_ms:.3f} to {final.high_ms:.3f} ms", style="dim")
 
 
 def _rows(teacher: Figures, student: Figures) -> Iterator[tuple[str, ...]]:
@@ -80,11 +87,15 @@ def _steps(measures: Measures) -> Table:
     table.add_column("why, and figures")
     for report in measures.compressed.reports:
         table.add_row(report.compressor, str(len(report.changed)), str(len(report.skipped)), escape(_words(report)))
+    return table
+
+
+def _times(measures: Measures) -> Text:
+    """Return what took how long, and what did not because it was kept."""
     seconds = ", ".join(f"{name} {spent:.1f} s" for name, spent in measures.compressed.seconds.items())
     reused = measures.compressed.reused
-    table.caption = f"time: {seconds}" + (f"; reused: {', '.join(reused)}" if reused else "")
-    table.caption_justify = "left"
-    return table
+    told = f"; kept from an earlier call, not computed again: {', '.join(reused)}" if reused else ""
+    return Text(f"time: {seconds}{told}", style="dim")
 
 
 def _words(report: Report) -> str:

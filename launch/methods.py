@@ -5,20 +5,17 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from rich.console import Console
-
 from compressors import COMPRESSORS
 from compressors.steps import knob_defaults
-from launch.strategies import print_line, print_table
+from launch.listing import print_line, print_lines, print_table
+from search_spaces.dimensions import Choice
 
 
 def methods(name: str | None) -> int:
     """Print all methods, or one with its knobs; return the exit code."""
     if name is None:
-        width = max(map(len, COMPRESSORS))
-        for row in COMPRESSORS:  # one line each, which the terminal wraps: short enough to search for
-            cls = COMPRESSORS.load(row)
-            Console(highlight=False, markup=False).print(f"{row:{width}}  {cls.stage:8}  {cls.suits}", soft_wrap=True)
+        loaded = [(row, COMPRESSORS.load(row)) for row in COMPRESSORS]
+        print_lines(("method", "acts on", "what it does"), [(row, cls.stage, cls.suits) for row, cls in loaded])
         print_line("Show the knobs of one with: nas compressors METHOD")
         return 0
     cls = COMPRESSORS.load(name)
@@ -33,7 +30,14 @@ def _knobs(name: str, cls: Any) -> Iterator[tuple[str, ...]]:
     space, meanings = cls.space(), _meanings(cls)
     for knob, default in knob_defaults(name).items():
         dimension = space.dimensions.get(knob)
-        yield knob, str(default), dimension.allowed if dimension else "", meanings.get(knob, "")
+        yield knob, str(default), _choices(dimension), meanings.get(knob, "").replace("`", "")
+
+
+def _choices(dimension: Any) -> str:
+    """Return what a search tries of a knob, numbers with three digits."""
+    if not isinstance(dimension, Choice):
+        return dimension.allowed if dimension else ""
+    return ", ".join(f"{value:.3g}" if isinstance(value, float) else str(value) for value in dimension.values)
 
 
 def _meanings(cls: Any) -> dict[str, str]:

@@ -132,8 +132,8 @@ def milliseconds(value: float) -> str:
 
 
 def megabytes(value: float) -> str:
-    """Return a size in bytes as megabytes, e.g. ``21.9 MB``."""
-    return f"{value / 1e6:.1f} MB"
+    """Return a size in bytes as megabytes, e.g. ``21.9 MB``; less than one as kilobytes."""
+    return f"{value / 1e6:.1f} MB" if value >= 1e6 else f"{value / 1e3:.0f} kB"
 
 
 def score(value: float | None) -> str:

@@ -112,9 +112,10 @@ def scatter(points: Sequence[Point], limit_ms: float | None = None) -> Scatter:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Return the values 1, 2 and 5 times a power of ten within the bounds."""
+    """Return the values 1, 2 and 5 times a power of ten within the bounds; where these are few, at equal distances."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    return [step * 10.0**power for power in powers for step in (1, 2, 5) if low <= step * 10.0**power <= high]
+    ticks = [step * 10.0**power for power in powers for step in (1, 2, 5) if low <= step * 10.0**power <= high]
+    return ticks if len(ticks) > 2 else linear_ticks(low, high)
 
 
 def linear_ticks(low: float, high: float) -> list[float]:

@@ -1,12 +1,10 @@
 """`nas strategies`: how a space can be searched, by name, and what may be set of each way."""
 
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
+from launch.listing import print_line, print_table
 from nas.strategies import OPTUNA_SAMPLERS, STRATEGIES, check_strategy
 from nas.strategies.base import Strategy
 from nas.strategies.names import GIVEN, OPTUNA_SUITS
@@ -30,19 +28,6 @@ def strategies(name: str | None) -> int:
         print_table(("option", "default"), _parameters(OPTUNA_SAMPLERS.load(name)))
     print_line("Set one with: --set search.options.OPTION=VALUE")
     return 0
-
-
-def print_line(text: str) -> None:
-    """Print one line, wrapped at the terminal's width."""
-    Console(highlight=False, markup=False).print(text)
-
-
-def print_table(columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
-    """Print a table."""
-    table = Table(*columns)
-    for row in rows:
-        table.add_row(*row)
-    Console(markup=False).print(table)
 
 
 def _class(name: str) -> type[Strategy]:

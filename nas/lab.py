@@ -26,6 +26,7 @@ from nas.meter import Stopwatch
 from nas.prepare import Prepared, prepare, teacher_outputs
 from nas.progress import Progress, Snapshot
 from nas.recipe import Recipe, SpaceSettings, TrainSettings
+from nas.rehearsal import rehearse
 from nas.run_folder import RunFolder
 from nas.spelling import Spelling
 from nas.stages import (
@@ -164,30 +165,27 @@ def compress_model(
             lab's progress.
 
     Raises:
-        ConfigError: An impossible order, before anything is computed; or a step finds nothing it can compress.
+        ConfigError: An impossible order, before anything is computed; or a step finds nothing it can compress, before
+            anything is trained.
         DivergedError: A training run's loss became NaN or infinite.
     """
     if steps:
         check_order(steps)
         check_standalone(steps)
-    _rehearse(lab, [step for step in steps if step.stage == "artefact"], seed)
     in_torch = [block for block in blocks(steps) if block[0].stage != "artefact"]
     cache = Cache(lab.folder.cache, lab.corpus, lab.progress.warn)
     state, n_done = _restore(lab, cache, in_torch, seed)
     reused = tuple(step.name for block in in_torch[:n_done] for step in block)
     if reused:
         lab.progress.say(f"reused: {', '.join(reused)}")
+    first = next((block for block in in_torch[n_done:] if block[0].stage in TRAINED), None)
     for i, block in enumerate(in_torch[n_done:], start=n_done + 1):
+        if block is first:
+            n_before = sum(map(len, in_torch[: i - 1]))  # artefact steps come last
+            rehearse(lab.device, lab.corpus, state, steps[n_before:], seed)
         state = _advance(lab, state, block, seed, on_step)
         cache.save(_key(lab, in_torch[:i], seed), state, material_of(state, lab.corpus, seed).batches[0])
     return _finish(lab, tuple(steps), state, seed, reused)
-
-
-def _rehearse(lab: Lab, last: Sequence[Step], seed: int) -> None:
-    """Refuse artefact steps that leave each other nothing to do, before anything is trained."""
-    if len(last) > 1:
-        run = runner(lab.device, calibration_rows(lab.corpus.train, seed).subset(np.arange(1)))
-        compress(lab.reference, [step.bind() for step in last], run)
 
 
 def _restore(lab: Lab, cache: Cache, in_torch: Sequence[tuple[Step, ...]], seed: int) -> tuple[State, int]:

@@ -48,7 +48,7 @@ class RunFolder:
             probe.unlink()
         except OSError as error:
             raise ConfigError(
-                f"run folder {self.path}: cannot be written ({error.strerror}); choose another with --output."
+                f"run folder {self.path}: cannot be written ({error.strerror}); give another place with --output."
             ) from None
 
     def lock(self) -> None:
@@ -65,7 +65,7 @@ class RunFolder:
             os.close(handle)
             raise StateError(
                 f"run folder {self.path}: in use by process {holder or 'unknown'}; "
-                "wait for it, stop it, or choose another folder with --output."
+                "wait for it, stop it, or give a search or a comparison another --output."
             ) from None
         os.truncate(handle, 0)
         os.pwrite(handle, str(os.getpid()).encode(), 0)

@@ -10,15 +10,16 @@ def verdict(before: Measurement, after: Measurement) -> str:
     """Return in words whether ``after`` is faster than ``before``, e.g. ``1.84x faster: 2.10 -> 1.14 ms``.
 
     Only a difference that both 95 % intervals allow counts: where they overlap there is none to speak of. With a
-    common reference both are taken relative to it, since the machine may have been slower for one of them.
+    common reference both are taken relative to it, since the machine may have been slower for one of them; the
+    milliseconds are those of the time of ``after``.
 
     Args:
         before: Of the model as it was.
         after: Of the changed model, same device and workload.
     """
-    figures = f"{before.median_ms:.3g} -> {after.median_ms:.3g} ms"
     scale = _drift(before, after)
-    gain = before.median_ms * scale / after.median_ms
+    was_ms = before.median_ms * scale
+    figures, gain = f"{was_ms:.3g} -> {after.median_ms:.3g} ms", was_ms / after.median_ms
     if after.low_ms <= before.high_ms * scale and before.low_ms * scale <= after.high_ms:
         said = f"no difference: {figures}, the 95 % intervals overlap"
     elif gain > 1:

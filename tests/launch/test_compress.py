@@ -1,4 +1,6 @@
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -6,14 +8,16 @@ import onnxruntime
 import pytest
 import torch
 import yaml
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertForSequenceClassification
 from typer.testing import CliRunner
 
 from compressors import COMPRESSORS
 from launch.cli import app
 from nas import load_student
 from nas.files import check_manifest
+from nas.run_folder import RunFolder
 from tests.compressors.methods import methods
+from tests.conftest import tiny_config
 
 __all__ = ["methods"]
 
@@ -104,6 +108,16 @@ def test_steps_may_come_from_a_file(given: list[str], content: object) -> None:
         (["--step", "int8", "--output", "taken"], "exists and is no student"),
         (["--step", "int8", "--device", "toaster"], "toaster"),
         (["--step", "int8", "--epochs", "0"], "epochs"),
+        (["--step", "int8", "--output", "/proc/student"], "compress /proc/student: cannot be written"),
+        (["--step", "int8:per_chanel=true"], "Did you mean 'per_channel'"),
+        (["--step", "one_shot_pruning:sparsity=1.0"], "one_shot_pruning.sparsity: 1.0"),
+        (["--step", "fake_quantization:bits=9"], "fake_quantization.bits: 9"),
+        (["--step", "weights_4bit:block=20"], "weights_4bit.block: 20"),
+        (
+            ["--step", "one_shot_pruning:sparsity=0.5", "--step", "unit_pruning:ffn=0.5"],
+            "structure comes before weights",
+        ),
+        (["--step", "fake_quantization", "--step", "unit_pruning"], "structure comes before bits"),
     ],
 )
 def test_a_mistake_is_one_line_and_nothing_is_started(given: list[str], arguments: list[str], words: str) -> None:
@@ -114,6 +128,63 @@ def test_a_mistake_is_one_line_and_nothing_is_started(given: list[str], argument
     assert words in output
     assert len(output.strip().splitlines()) == 1
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("steps", "words"),
+    [
+        (["distillation", "static_int8:exclude=foo*"], "static_int8.exclude: 'foo*' matches none of 17 nodes"),
+        (["distillation", "weights_4bit:block=256"], "its 32 columns are fewer than a block of 256"),
+        (["distillation", "low_rank:which=foo*"], "low_rank.which: no layer matched 'foo*'"),
+        (["weight_pruning:sparsity=0.5,pattern=2:4"], "layers.0.down.weight: its input width 62 is not a multiple"),
+        (["distillation", "one_shot_pruning:sparsity=0.5,pattern=2:4"], "layers.0.down.weight: its input width 62"),
+    ],
+)
+def test_what_a_later_step_cannot_do_is_said_before_the_training(
+    given: list[str], tiny_teacher: Path, steps: list[str], words: str
+) -> None:
+    shutil.copytree(tiny_teacher, "odd")
+    BertForSequenceClassification(tiny_config(num_labels=2, intermediate_size=62)).save_pretrained("odd")
+    given = ["--teacher", "odd", *given[2:]]
+    code, output = invoke("compress", *given, *(part for step in steps for part in ("--step", step)))
+    assert code == 2
+    (line,) = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert words in line
+    assert output.strip().endswith(line)
+    assert "teacher: running once" not in output
+    (folder,) = Path("runs").glob("compress-*")
+    assert not list((folder / "students").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("--data", "empty.csv", "has no rows"),
+        ("--teacher", "./nowhere", "./nowhere is no folder"),
+    ],
+)
+def test_a_teacher_or_data_that_are_not_there_are_one_line(given: list[str], name: str, value: str, words: str) -> None:
+    Path("empty.csv").write_text("text,label\n")
+    code, output = invoke("compress", *given, name, value, "--step", "static_int8")
+    assert code == 2
+    assert output.startswith("error: ")
+    assert words in output
+    assert len(output.strip().splitlines()) == 1
+
+
+def test_a_folder_in_use_is_left_alone(given: list[str]) -> None:
+    assert invoke("compress", *given, "--step", "int8")[0] == 0
+    (folder,) = Path("runs").glob("compress-*")
+    held = RunFolder(folder)
+    held.lock()
+    try:
+        code, output = invoke("compress", *given, "--step", "half")
+    finally:
+        held.unlock()
+    assert code == 2
+    assert f"{folder}: in use by process {os.getpid()}; wait for it, stop it" in output
+    assert len(output.strip().splitlines()) == 1
+    assert len(list((folder / "students").iterdir())) == 1
 
 
 def test_an_error_in_the_third_step_leaves_no_student(given: list[str], methods: list[str]) -> None:

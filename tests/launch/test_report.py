@@ -184,4 +184,5 @@ def test_latencies_have_three_digits(value: float, text: str) -> None:
 
 
 def test_sizes_and_durations_read_well() -> None:
+    assert megabytes(67_844) == "68 kB"
     assert (megabytes(21_900_000), duration(3.21), duration(245.4)) == ("21.9 MB", "3.2 s", "4 min 05 s")

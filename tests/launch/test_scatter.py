@@ -37,6 +37,7 @@ def test_a_limit_outside_the_plot_is_not_drawn() -> None:
 
 def test_ticks_are_round_and_within_bounds() -> None:
     assert log_ticks(0.19, 7.0) == [0.2, 0.5, 1.0, 2.0, 5.0]
+    assert log_ticks(2.2, 19.0) == [5.0, 10.0, 15.0]
     assert linear_ticks(0.806, 0.914) == [0.82, 0.84, 0.86, 0.88, 0.9]
     for low, high in [(0.5, 0.505), (0.0, 1.0), (0.8999, 0.9001)]:
         ticks = linear_ticks(low, high)

@@ -40,8 +40,8 @@ def test_only_what_the_intervals_allow_is_a_difference(after: Measurement, words
 
 def test_a_slower_machine_is_taken_out_by_the_reference_of_both() -> None:
     before, after = replace(BEFORE, reference_ms=4.0), at(3.0, reference_ms=6.0)
-    assert verdict(before, after).startswith("no difference: 2 -> 3 ms")
-    assert verdict(before, at(3.0, reference_ms=12.0)).startswith("2.00x faster")
+    assert verdict(before, after).startswith("no difference: 3 -> 3 ms")
+    assert verdict(before, at(3.0, reference_ms=12.0)).startswith("2.00x faster: 6 -> 3 ms")
     assert verdict(before, at(3.0)).startswith("1.50x slower")
 
 
