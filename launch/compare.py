@@ -8,7 +8,7 @@ from launch.commands import make_tracker
 from launch.comparison_report import Facts, terminal_report, write_reports
 from launch.joint import Joint
 from launch.process import absolute_paths, quiet_libraries, short, stoppable
-from launch.recipes import load_recipe, save_recipe
+from launch.recipes import check_pair, load_recipe, save_recipe
 from launch.terminal import make_progress
 from nas.compared import Row
 from nas.comparison import Comparison, choose
@@ -61,6 +61,8 @@ def _recipe(source: str | None, overrides: Mapping[str, Any], sets: Sequence[str
     is_bare = source is None and not any(overrides[key] for key in ("teacher.model", "data.source"))
     epochs = {"finalize.train.epochs": overrides["finalize.train.epochs"] or (SMALL if is_bare else None)}
     recipe = load_recipe(DEFAULT if is_bare else source, {**overrides, **epochs}, sets)
+    if source is None:
+        check_pair(recipe)
     check_names(recipe)
     return absolute_paths(recipe)
 
@@ -86,7 +88,7 @@ def _drive(recipe: Recipe, folder: RunFolder, names: Sequence[str], n_seeds: int
             return 0
         except KeyboardInterrupt:
             state = "killed"
-            progress.warn("stopped; what was finished is kept, the same command goes on from there")
+            progress.warn(f"stopped; what was finished is in {short(folder.path)}, the same command goes on from there")
             return 130
         finally:
             tracker.finish(state)

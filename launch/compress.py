@@ -15,7 +15,7 @@ from compressors.steps import Step, check_order, check_standalone
 from launch.compress_table import tables
 from launch.export import model_card
 from launch.process import absolute_paths, quiet_libraries, short, stoppable
-from launch.recipes import load_recipe, read_values
+from launch.recipes import check_pair, load_recipe, read_values
 from launch.terminal import make_progress
 from nas.checkpoint import weights_of
 from nas.engine import check_names
@@ -65,7 +65,7 @@ def compress(
         try:
             measures = _work(recipe, folder, progress, steps, target)
         except KeyboardInterrupt:
-            progress.warn("stopped; what was finished is kept, the same command goes on from there")
+            progress.warn(f"stopped; what was finished is in {short(folder.path)}, the same command goes on from there")
             return 130
         finally:
             progress.close()
@@ -93,6 +93,8 @@ def _recipe(source: str | None, overrides: Mapping[str, Any], sets: Sequence[str
     """Return the recipe of teacher, data, device and training."""
     is_bare = source is None and not any(overrides[key] for key in ("teacher.model", "data.source"))
     recipe = load_recipe(DEFAULT if is_bare else source, overrides, sets)
+    if source is None:
+        check_pair(recipe)
     check_names(recipe)
     return absolute_paths(recipe)
 
