@@ -82,7 +82,7 @@ def _drive(recipe: Recipe, folder: RunFolder, names: Sequence[str], n_seeds: int
             return 0
         except KeyboardInterrupt:
             state = "killed"
-            progress.warn("stopped; what was finished is kept, the same command goes on from there")
+            progress.warn(f"stopped; what was finished is in {short(folder.path)}, the same command goes on from there")
             return 130
         finally:
             tracker.finish(state)

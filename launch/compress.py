@@ -64,7 +64,7 @@ def compress(
         try:
             measures = _work(recipe, folder, progress, steps, target)
         except KeyboardInterrupt:
-            progress.warn("stopped; what was finished is kept, the same command goes on from there")
+            progress.warn(f"stopped; what was finished is in {short(folder.path)}, the same command goes on from there")
             return 130
         finally:
             progress.close()

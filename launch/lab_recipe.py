@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from launch.process import absolute_paths
-from launch.recipes import load_recipe
+from launch.recipes import check_pair, load_recipe
 from nas.engine import check_names
 from nas.recipe import Recipe
 
@@ -20,9 +20,12 @@ def lab_recipe(source: str | None, overrides: Mapping[str, Any], sets: Sequence[
         sets: ``key=value`` strings.
 
     Raises:
-        ConfigError: One line a mistake, with file, line and key.
+        ConfigError: One line a mistake, with file, line and key; a teacher without data, or data without a teacher.
     """
-    recipe = load_recipe(DEFAULT if is_bare(source, overrides) else source, overrides, sets)
+    bare = is_bare(source, overrides)
+    recipe = load_recipe(DEFAULT if bare else source, overrides, sets)
+    if source is None and not bare:
+        check_pair(recipe)
     check_names(recipe)
     return absolute_paths(recipe)
 

@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from nas.files import atomic_write
-from nas.recipe import Recipe
+from nas.recipe import DataSettings, Recipe, TeacherSettings
 from search_spaces.errors import ConfigError
 from search_spaces.registry import unknown_name
 
@@ -46,6 +46,21 @@ def load_recipe(source: str | None, overrides: Mapping[str, Any], sets: Sequence
         return Recipe.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(_explain(error, text, path)) from None
+
+
+def check_pair(recipe: Recipe) -> None:
+    """Refuse data without a teacher, or a teacher without data: the defaults of a recipe do not fit a stranger.
+
+    Raises:
+        ConfigError: One of them has been left at its default.
+    """
+    if recipe.data == DataSettings():
+        raise ConfigError(f"--data: missing for teacher {recipe.teacher.model!r}; give a file or hub id of its task.")
+    if recipe.teacher == TeacherSettings():
+        raise ConfigError(
+            f"--teacher: missing for data {recipe.data.source!r}; give a trained model, or train one with: "
+            "--set teacher.finetune.epochs=3"
+        )
 
 
 def save_recipe(recipe: Recipe, path: Path) -> None:

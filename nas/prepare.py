@@ -93,6 +93,8 @@ def prepare(
     on_checked(candidates)
     train = tokenize(loaded.tokenizer, data.train, recipe.data.max_length)
     clock.lap("data")
+    if is_ready and recipe.teacher.finetune is not None:
+        progress.say(f"teacher: was fine-tuned before, kept in {folder.teacher}")
     teacher = loaded if is_ready else _fine_tuned(recipe, loaded, train, folder, progress)
     validation, test = (
         tokenize(teacher.tokenizer, split, recipe.data.max_length) if split else None

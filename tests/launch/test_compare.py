@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from launch.cli import app
 from nas.methods import METHODS
+from nas.run_folder import RunFolder
 
 ENTRY = [sys.executable, "-c", "from launch.cli import main; main()"]
 THREE = ("teacher", "ptq_dynamic", "magnitude_50")
@@ -186,3 +187,23 @@ def test_help_lists_every_method_with_its_line() -> None:
     shown = " ".join(output.split())
     for method in METHODS.values():
         assert f"{method.name} {method.title}" in shown
+
+
+def test_a_folder_in_use_or_not_to_be_written_is_one_line(tmp_path: Path) -> None:
+    held = RunFolder(tmp_path / "run")
+    held.create()
+    held.lock()
+    code, output = invoke("--methods", "teacher", "--output", str(held.path))
+    held.unlock()
+    assert (code, f"in use by process {os.getpid()}" in output, len(output.strip().splitlines())) == (2, True, 1)
+    (tmp_path / "file").write_text("")
+    code, output = invoke("--methods", "teacher", "--output", str(tmp_path / "file" / "run"))
+    assert (code, "cannot be written" in output, len(output.strip().splitlines())) == (2, True, 1)
+    assert not (held.path / "teacher" / "model").exists()
+
+
+def test_a_teacher_without_data_is_one_line(tiny_teacher: Path, tmp_path: Path) -> None:
+    code, output = invoke("--teacher", str(tiny_teacher), "--methods", "teacher", "--output", str(tmp_path / "run"))
+    assert code == 2
+    assert output.startswith("error: --data: missing for teacher")
+    assert not (tmp_path / "run").exists()

@@ -81,6 +81,27 @@ def test_the_second_time_skips_what_was_done(given: list[str]) -> None:
     assert "reused: distillation" in log.read_text()
 
 
+def test_a_teacher_is_fine_tuned_once(tiny_base: Path, given: list[str]) -> None:
+    arguments = ["--teacher", str(tiny_base), *given[2:], "--set", "teacher.finetune.epochs=1"]
+    for step, is_kept in (("int8", False), ("half", True)):
+        code, output = invoke("compress", *arguments, "--step", step)
+        assert code == 0, output
+        assert ("teacher: was fine-tuned before, kept in " in output) == is_kept
+        assert ("teacher: fine-tuning" in output) != is_kept
+
+
+@pytest.mark.parametrize(("left_out", "kept"), [("--data", "--teacher"), ("--teacher", "--data")])
+def test_a_teacher_without_data_or_data_without_a_teacher_is_one_line(
+    given: list[str], left_out: str, kept: str
+) -> None:
+    where = given.index(kept)
+    code, output = invoke("compress", *given[where : where + 2], "--step", "int8")
+    assert code == 2
+    assert output.startswith(f"error: {left_out}: missing for ")
+    assert len(output.strip().splitlines()) == 1
+    assert not Path("runs").exists()
+
+
 def test_json_is_all_that_is_printed_to_standard_output(given: list[str]) -> None:
     result = CliRunner().invoke(app, ["compress", *given, "--step", "int8", "--json"])
     assert result.exit_code == 0, result.output
