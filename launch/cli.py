@@ -72,6 +72,13 @@ the deployed artefacts, and keeps what no other student beats.
 """,
 )
 
+Teacher = Annotated[str | None, typer.Option(help="Local folder or Hugging Face id of the teacher.")]
+Data = Annotated[str | None, typer.Option(help="csv, tsv, jsonl or parquet file (.gz too), or hub id.")]
+Device = Annotated[str | None, typer.Option(help="Device to measure on.")]
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of the recipe.")]
+LabRecipe = Annotated[
+    str | None, typer.Argument(metavar="RECIPE", help="Recipe whose teacher, data, device and training count.")
+]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of a search, e.g. runs/quickstart.")]
 
 
@@ -80,14 +87,14 @@ def search(
     recipe: Annotated[
         str | None, typer.Argument(metavar="RECIPE", help="YAML file, or an embedded recipe such as quickstart.")
     ] = None,
-    teacher: Annotated[str | None, typer.Option(help="Local folder or Hugging Face id of the teacher.")] = None,
-    data: Annotated[str | None, typer.Option(help="csv, tsv, jsonl or parquet file (.gz too), or hub id.")] = None,
-    device: Annotated[str | None, typer.Option(help="Device to measure on.")] = None,
+    teacher: Teacher = None,
+    data: Data = None,
+    device: Device = None,
     max_latency_ms: Annotated[float | None, typer.Option(help="Hard limit on the student's median latency.")] = None,
     trials: Annotated[int | None, typer.Option(help="Students to train.")] = None,
     output: Annotated[Path | None, typer.Option(help="Run folder; default runs/NAME.")] = None,
     address: Annotated[str | None, typer.Option(help="Ray cluster; default RAY_ADDRESS, else a local Ray.")] = None,
-    sets: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of the recipe.")] = None,
+    sets: Sets = None,
 ) -> None:
     """Search for students of a teacher on a device.
 
@@ -173,12 +180,10 @@ def recipe(
 
 @app.command(cls=WithCompressors)
 def compress(
-    recipe: Annotated[
-        str | None, typer.Argument(metavar="RECIPE", help="Recipe whose teacher, data, device and training count.")
-    ] = None,
-    teacher: Annotated[str | None, typer.Option(help="Local folder or Hugging Face id of the teacher.")] = None,
-    data: Annotated[str | None, typer.Option(help="csv, tsv, jsonl or parquet file (.gz too), or hub id.")] = None,
-    device: Annotated[str | None, typer.Option(help="Device to measure on.")] = None,
+    recipe: LabRecipe = None,
+    teacher: Teacher = None,
+    data: Data = None,
+    device: Device = None,
     step: Annotated[
         list[str] | None, typer.Option(metavar="METHOD[:KNOB=VALUE,...]", help="A method; repeat it, in order.")
     ] = None,
@@ -186,7 +191,7 @@ def compress(
     epochs: Annotated[float | None, typer.Option(help="Passes over the data in a training run.")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder of the student; default: in the run folder.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON and nothing else.")] = False,
-    sets: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of the recipe.")] = None,
+    sets: Sets = None,
 ) -> None:
     """Compress a teacher by methods of your choice, one after the other, and measure what it gives.
 
@@ -228,12 +233,10 @@ def compressors(
 
 @app.command(cls=WithMethods)
 def compare(
-    recipe: Annotated[
-        str | None, typer.Argument(metavar="RECIPE", help="Recipe whose teacher, data, device and training count.")
-    ] = None,
-    teacher: Annotated[str | None, typer.Option(help="Local folder or Hugging Face id of the teacher.")] = None,
-    data: Annotated[str | None, typer.Option(help="csv, tsv, jsonl or parquet file (.gz too), or hub id.")] = None,
-    device: Annotated[str | None, typer.Option(help="Device to measure on.")] = None,
+    recipe: LabRecipe = None,
+    teacher: Teacher = None,
+    data: Data = None,
+    device: Device = None,
     methods: Annotated[str | None, typer.Option(metavar="NAME,...", help="Methods, see below; default all.")] = None,
     seeds: Annotated[int, typer.Option(help="Times each method is tried.")] = 3,
     epochs: Annotated[float | None, typer.Option(help="Passes over the data in a training run.")] = None,
@@ -242,7 +245,7 @@ def compare(
         float | None, typer.Option(metavar="MINUTES", help="Search for the joint row; default as long as the others.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Run folder, continued if it exists.")] = None,
-    sets: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of the recipe.")] = None,
+    sets: Sets = None,
 ) -> None:
     """Compare methods of compression on your teacher, data and device: one yardstick, the same budget for all.
 
