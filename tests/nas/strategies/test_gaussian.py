@@ -21,7 +21,10 @@ def test_the_posterior_is_that_of_scikit_learn():
     oracle = GaussianProcessRegressor(covariance, optimizer=None).fit(X, Y - Y.mean())
     points = RNG.normal(size=(25, 4))
     means, deviations = oracle.predict(points, return_std=True)
-    ours = GaussianProcess(X, Y, KERNEL).predict(points)
+    process = GaussianProcess(X, Y, KERNEL)
+    exact = process.mean + KERNEL.between(points, X) @ process._weights
+    np.testing.assert_allclose(exact, means + Y.mean(), atol=1e-8)
+    ours = process.predict(points)
     np.testing.assert_allclose(ours[0], means + Y.mean(), atol=1e-4)  # computed in float32
     np.testing.assert_allclose(ours[1] ** 2, deviations**2 - 0.01 - FLOOR, atol=1e-4)
 
