@@ -31,6 +31,7 @@ DATA_SETS = ("cifar10", "cifar100", "imagenet16")
 DEVICES = ("1080ti_1", "essential_ph_1", "fpga", "gold_6226", "pixel3", "raspi4", "silver_4114", "titanxp_32")
 NAMES = (*(f"nb201/{data}/{device}" for data in DATA_SETS for device in DEVICES), "macro", "macro-conditional")
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
+USEFUL = ("nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3", "skip_connect")
 EDGES = ("edge_0_1", "edge_0_2", "edge_1_2", "edge_0_3", "edge_1_3", "edge_2_3")
 PATHS = (
     ("edge_0_3",),
@@ -53,7 +54,7 @@ class Problem:
         rows: Canonical genes as pairs -> row of the table.
         costs: ``(n, 2)`` float64: the negated accuracy in %, and the latency in ms (FLOPs in millions).
         features: ``(n, k)`` float64, free without a device: parameters and MACs in millions (only the former where
-            FLOPs are the second cost), depth; of a cell also its shortest path and whether it is connected at all.
+            FLOPs are the second cost); of a cell also what its paths tell, see `_paths`.
         scores: ``(n,)`` float64, the accuracy in % that is reported of a candidate.
         limit: The best candidate is chosen, by its first cost, among those whose second cost is no larger.
     """
@@ -68,7 +69,8 @@ class Problem:
 
     def row(self, genes: Genes) -> int:
         """Return the row of a candidate."""
-        return self.rows[tuple(self.space.canonical(genes).items())]
+        row = self.rows.get(tuple(genes.items()))  # what is canonical already, at a tenth of the price
+        return self.rows[tuple(self.space.canonical(genes).items())] if row is None else row
 
     def foreknowledge(self, costs: bool, features: bool) -> Foreknowledge:
         """Return what a strategy may know: the second cost by look-up, the free features."""
@@ -140,26 +142,35 @@ def _nb201(name: str, table: pd.DataFrame) -> Problem:
         Space({edge: Choice(OPERATIONS) for edge in EDGES}),
         _rows(genes),
         np.stack([-table[f"{data}_val_hp12"].to_numpy(float), latency], axis=1),
-        np.column_stack([table[["params_cifar10", "conv_macs_cifar10"]].to_numpy(float) / 1e6, _depths(genes)]),
+        np.column_stack([table[["params_cifar10", "conv_macs_cifar10"]].to_numpy(float) / 1e6, _paths(genes)]),
         table[f"{data}_test_hp200"].to_numpy(float),
         float(np.median(latency)),
     )
 
 
-def _depths(cells: Sequence[Mapping[str, str]]) -> np.ndarray:
-    """Return what a cell's graph tells: ``(n, 3)`` convolutions on its longest and shortest path, number of paths.
+def _paths(cells: Sequence[Mapping[str, str]]) -> np.ndarray:
+    """Return what the paths of a cell tell: ``(n, 16)``.
 
-    A path leads from the first node to the last over edges that are not ``none``; a cell without one is broken, and
-    has depth -1.
+    A path leads from the first node to the last over edges that are not ``none``. Of the paths: how many have 0, 1, 2,
+    3 convolutions, the least and the most of them (-1 without a path), how many there are, how many pool, how many only
+    pass on; their convolutions of either size in sum, those of 3x3 on the best of them. Of the edges that are on some
+    path, for the others do nothing: how often each operation is there.
+
+    Source: paths as features of a cell: White et al. 2021, BANANAS, https://arxiv.org/abs/1910.11858, sec. 4.
     """
     found = []
     for cell in cells:
-        lengths = [
-            sum(cell[edge].startswith("nor_conv") for edge in path)
-            for path in PATHS
-            if all(cell[edge] != "none" for edge in path)
-        ]
-        found.append([max(lengths, default=-1), min(lengths, default=-1), len(lengths)])
+        edges = [path for path in PATHS if all(cell[edge] != "none" for edge in path)]
+        paths = [[cell[edge] for edge in path] for path in edges]
+        small, large, pools, passes = ([path.count(operation) for path in paths] for operation in USEFUL)
+        depths = [one + three for one, three in zip(small, large, strict=True)]
+        n_pooling = sum(n > 0 for n in pools)
+        n_passing = sum(n == len(path) for n, path in zip(passes, paths, strict=True))
+        used = [cell[edge] for edge in {edge for path in edges for edge in path}]
+        row = [depths.count(depth) for depth in range(4)]
+        row += [min(depths, default=-1), max(depths, default=-1), len(paths), n_pooling, n_passing]
+        row += [sum(small), sum(large), max(large, default=0), *(used.count(operation) for operation in USEFUL)]
+        found.append(row)
     return np.array(found, np.float64)
 
 

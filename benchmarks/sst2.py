@@ -61,14 +61,14 @@ def main() -> None:
     options.add_argument("--throughput", action="store_true", help="only compare training loops")
     options.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     arguments = options.parse_args()
-    recipe = _recipe(arguments.recipe, arguments.data, arguments.set)
+    recipe = recipe_of(arguments.recipe, arguments.data, arguments.set)
     if arguments.throughput:
         compare_throughput(recipe)
     else:
         run_search(recipe, arguments.output)
 
 
-def _recipe(recipe: Path, data: Path, sets: list[str]) -> Recipe:
+def recipe_of(recipe: Path, data: Path, sets: list[str]) -> Recipe:
     """Return a recipe of the benchmark with paths into the data folder."""
     sst2 = data / "text" / "sst2"
     paths = {

@@ -34,6 +34,7 @@ from nas.run_folder import RunFolder
 from nas.rungs import Rungs, in_words, stopped_at, trained_in_full
 from nas.search import Search
 from nas.seeds import knapsack_seeds
+from nas.sensitivity import of_rows, to_rows
 from nas.strategies import check_search, make_sampler
 from nas.strategies.base import Strategy
 from nas.tracker import State, Tracker, TrialRun
@@ -120,7 +121,8 @@ class Engine:
         if is_asked and "knapsack" not in self.record.attrs:
             started = time.monotonic()
             objectives = [Objective.of(name) for name in self.recipe.objectives]
-            seeds = knapsack_seeds(prepared, known, objectives, constraints)
+            seeds, damages = knapsack_seeds(prepared, known, objectives, constraints)
+            self.record.set_attr("damages", to_rows(damages))
             self.record.set_attr("knapsack", [known.candidates.space.complete(genes) for genes in seeds])
             words = "; ".join(known.candidates.describe(genes) for genes in seeds) or "none beyond the warm start"
             self.progress.say(f"knapsack seeds: {words} ({time.monotonic() - started:.1f} s)")
@@ -146,8 +148,9 @@ class Engine:
             rungs=rungs,
             is_late=self._clock(),
         )
+        damages = of_rows(self.record.attrs.get("damages", []))
         if isinstance(self.record.sampler, Strategy):  # ours do not even propose what cannot meet a constraint
-            self.record.sampler.foresee(foresight(known, search.objectives, constraints))
+            self.record.sampler.foresee(foresight(known, search.objectives, constraints, damages))
         if (exhausted := search.run()) is not None:
             self.progress.warn(exhausted)
         if rungs is not None:

@@ -6,20 +6,25 @@ import numpy as np
 
 from nas.objectives import Constraint, Objective
 from nas.profile import Profile
+from nas.sensitivity import Damages, summed
 from nas.strategies.foreknowledge import Foreknowledge
 from search_spaces.seeding import rng_for
 from search_spaces.space import Genes
 
+LEAST = 1e-3  # nats that are as good as none
 MOST = 50_000  # candidates whose metrics are remembered
 
 
-def foresight(known: Profile, objectives: Sequence[Objective], constraints: Sequence[Constraint]) -> Foreknowledge:
+def foresight(
+    known: Profile, objectives: Sequence[Objective], constraints: Sequence[Constraint], damages: Damages | None = None
+) -> Foreknowledge:
     """Return which candidates are worth a trial, which objectives are known, and features for a surrogate.
 
     Args:
         known: Predicts every metric that needs no training.
         objectives: In the order of the study.
         constraints: Hard ones; a candidate that is predicted to miss one is refused.
+        damages: Of single changes without training, see `nas.sensitivity`; their sum is one feature more.
     """
     remembered: dict[tuple[object, ...], dict[str, float]] = {}
 
@@ -29,6 +34,8 @@ def foresight(known: Profile, objectives: Sequence[Objective], constraints: Sequ
             if len(remembered) >= MOST:
                 remembered.clear()
             remembered[key] = known.metrics(genes)
+            if damages:
+                remembered[key]["damage"] = LEAST + summed(damages, genes)
         return remembered[key]
 
     def costs_of(objective: Objective) -> Callable[[Sequence[Genes]], np.ndarray]:

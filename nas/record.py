@@ -19,9 +19,10 @@ from nas.mirror import Json, Mirror, name_metrics
 from nas.objectives import Direction
 from search_spaces.errors import StateError
 
-__all__ = ["TOLD", "FrozenTrial", "Record", "TrialState"]
+__all__ = ["STEPS", "TOLD", "FrozenTrial", "Record", "TrialState"]
 
 TOLD = "nas.told"  # system attribute of a trial: how many had ended before it; clocks tie, and they step back
+STEPS = "steps"  # attribute of a trial that was trained in steps: pairs of share and first objective
 
 
 class Record:

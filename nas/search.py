@@ -6,7 +6,7 @@ that was finished, and a resumed one trains again exactly what was running, by r
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from nas.executor import Executor, Failure, Outcome, Task
 from nas.objectives import Constraint, Objective
 from nas.profile import Profile
 from nas.recipe import SearchSettings
-from nas.record import Record
+from nas.record import STEPS, Record
 from nas.rungs import Rungs
 from search_spaces.errors import InfeasibleError, StateError
 from search_spaces.space import Value
@@ -164,9 +164,14 @@ class Search:
         }
         if self.rungs is not None:
             attrs |= self.rungs.attrs(number, metrics["latency_ms"], value)
+            at_rungs = {row["rung"]: self._values({**metrics, "accuracy": row["accuracy"]}) for row in attrs["rungs"]}
+            attrs[STEPS] = [(rung, values[0]) for rung, values in at_rungs.items()]
         violations = {str(c): c.violation(metrics, self.known.teacher) - self._tolerance(c) for c in self.constraints}
-        values = [metrics[objective.name] for objective in self.objectives]
-        self._finish(number, values, attrs, violations)
+        self._finish(number, self._values(metrics), attrs, violations)
+
+    def _values(self, metrics: Mapping[str, float]) -> list[float]:
+        """Return the objectives' values."""
+        return [metrics[objective.name] for objective in self.objectives]
 
     def _finish(
         self, number: int, values: list[float] | None, attrs: dict[str, Any], violations: dict[str, float]

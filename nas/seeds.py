@@ -25,17 +25,18 @@ Option = tuple[dict[str, Value], float]
 
 def knapsack_seeds(
     prepared: Prepared, known: Profile, objectives: Sequence[Objective], constraints: Sequence[Constraint]
-) -> list[dict[str, Value]]:
-    """Return candidates that are likely to be good at a few latencies, none of them in the warm start.
+) -> tuple[list[dict[str, Value]], Damages]:
+    """Return candidates that are likely to be good at a few latencies, none of them in the warm start; and why.
 
-    Empty when nobody asks for accuracy at a latency, or when the recipe excludes the teacher's shape.
+    Both are empty when nobody asks for accuracy at a latency, or when the recipe excludes the teacher's shape.
     """
     base = teacher_shape(known.candidates)
     names = {objective.name for objective in objectives}
     is_wanted = "accuracy" in names and "latency_ms" in names | {constraint.metric for constraint in constraints}
     if base is None or not is_wanted or not shape_changes(known.candidates, base):
-        return []
-    return seeds(known, base, _damages(prepared, base), constraints)
+        return [], {}
+    damages = _damages(prepared, base)
+    return seeds(known, base, damages, constraints), damages
 
 
 def seeds(

@@ -4,6 +4,7 @@ Knows candidates, the teacher and token rows; not costs, budgets or how the figu
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -80,6 +81,24 @@ def sensitivity(
         if candidates.space.dimensions[gene].columns == ("",):  # ordered
             damages = _monotone(damages, values.index(base[gene]))
         found[gene] = dict(zip(values, damages, strict=True))
+    return found
+
+
+def summed(damages: Damages, genes: Genes) -> float:
+    """Return the damage of a candidate in nats as if those of its changes added up; inactive genes do none."""
+    return sum(values[genes[gene]] for gene, values in damages.items() if gene in genes)
+
+
+def to_rows(damages: Damages) -> list[list[Any]]:
+    """Return damages as JSON values: gene, value and nats, one row a value."""
+    return [[gene, value, nats] for gene, values in damages.items() for value, nats in values.items()]
+
+
+def of_rows(rows: Sequence[Sequence[Any]]) -> dict[str, dict[Value, float]]:
+    """Return what `to_rows` was given."""
+    found: dict[str, dict[Value, float]] = {}
+    for gene, value, nats in rows:
+        found.setdefault(gene, {})[value] = nats
     return found
 
 

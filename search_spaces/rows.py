@@ -37,6 +37,11 @@ class Rows:
         """Return ``(genes,)`` float64, how many values each gene has; infinite for a continuum."""
         return self._size
 
+    @property
+    def most_neighbours(self) -> int:
+        """Return how many rows `neighbours` returns at most."""
+        return int(np.where(self._is_ordered, np.minimum(self._size - 1, 2), self._size - 1).sum())
+
     def of(self, candidates: Sequence[Genes]) -> np.ndarray:
         """Return ``(n, genes)`` float64 rows of candidates; genes they do not have are inactive."""
         rows = np.full((len(candidates), len(self._names)), np.nan)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from nas.pareto import pareto_front
-from nas.strategies.history import History
+from nas.strategies.history import History, Observation
 from search_spaces.rows import Rows
 from search_spaces.space import Genes
 
@@ -13,10 +13,11 @@ class Archive:
 
     Attributes:
         rows: ``(n, genes)`` float64.
-        costs: ``(n, m)`` float64, minimised.
+        costs: ``(n, m)`` float64, minimised, as told: of those that were stopped early after a part of the training.
         violations: ``(n,)`` float64, above 0 is infeasible.
         candidates: n canonical genes.
         front: Indices of the feasible ones that no feasible one dominates; of the least infeasible one if all are.
+            Those that were stopped early only count while nothing was trained in full.
         pending: ``(k, genes)`` float64, those that run.
     """
 
@@ -27,6 +28,8 @@ class Archive:
         self.costs = np.zeros((0, 0))
         self.violations = np.zeros(0)
         self.candidates: list[Genes] = []
+        self._seen: list[Observation] = []
+        self._stopped: list[int] = []
         self.front = np.zeros(0, np.int64)
         self.pending = self.rows
         self._tried: set[bytes] = set()
@@ -45,11 +48,30 @@ class Archive:
         if useful := [seen for seen in new if seen.costs is not None]:
             first, genes = len(self), [seen.genes for seen in useful]
             self.candidates += genes
+            self._seen += useful
+            self._stopped += [first + i for i, seen in enumerate(useful) if not seen.is_whole]
             self.rows = np.concatenate([self.rows, self._view.of(genes)])
             costs = np.stack([seen.costs for seen in useful if seen.costs is not None])
             self.costs = np.concatenate([self.costs.reshape(-1, history.n_costs), costs])
             self.violations = np.append(self.violations, [seen.violation for seen in useful])
             self.front = self._new_front(np.append(self.front, np.arange(first, len(self))))
+
+    def expected(self, n: int) -> np.ndarray:
+        """Return ``(n, m)`` costs of the first ``n``, the quality of those stopped early as if they had gone on.
+
+        It is shifted by what training gave those that went on from the same step, in the median: a discrepancy
+        between cheap and dear trials that is the same everywhere (Kennedy & O'Hagan 2000,
+        https://doi.org/10.1093/biomet/87.1.1, eq. 1 with a scale of 1).
+        """
+        costs = self.costs[:n].copy()
+        stopped = [i for i in self._stopped if i < n]
+        if stopped:
+            ended = [seen.steps for seen in self._seen[:n] if seen.steps and seen.is_whole]
+            shares = [max(self._seen[i].steps) for i in stopped]
+            gains = {share: [steps[1.0] - steps[share] for steps in ended if share in steps] for share in set(shares)}
+            shifts = {share: float(np.median(found)) if found else 0.0 for share, found in gains.items()}
+            costs[stopped, 0] += [shifts[share] for share in shares]
+        return costs
 
     def untried(self, rows: np.ndarray) -> np.ndarray:
         """Return the different rows that were never tried and do not run; the first row if there is none."""
@@ -60,6 +82,8 @@ class Archive:
 
     def _new_front(self, entrants: np.ndarray) -> np.ndarray:
         """Return the front of the old front and the new trials."""
+        whole = np.array([self._seen[i].is_whole for i in entrants])
+        entrants = entrants[whole] if whole.any() else entrants
         feasible = entrants[self.violations[entrants] <= 0]
         if not len(feasible):
             return entrants[[int(self.violations[entrants].argmin())]]
@@ -68,7 +92,9 @@ class Archive:
 
 
 def make_pool(rows: Rows, archive: Archive, n: int, rng: np.random.Generator) -> np.ndarray:
-    """Return about ``n`` rows: half neighbours of the front, the rest farther mutants, crossings and random ones.
+    """Return about ``n`` rows: neighbours of the front, then farther mutants, crossings and random ones.
+
+    Neighbours are half of them; while the front has few enough, all are there.
 
     Args:
         rows: The space.
@@ -77,8 +103,10 @@ def make_pool(rows: Rows, archive: Archive, n: int, rng: np.random.Generator) ->
         rng: Where all draws come from.
     """
     parents = archive.rows[archive.front]
-    near = np.concatenate([rows.neighbours(row, rng) for row in parents[rng.permutation(len(parents))[: n // 8]]])
-    near = near[rng.permutation(len(near))[: n // 2]]
+    if len(parents) * rows.most_neighbours <= n:
+        near = np.concatenate([rows.neighbours(row, rng) for row in parents])
+    else:  # some of them, as children of which one gene moved
+        near = rows.mutate(parents[rng.integers(len(parents), size=n // 2)], rng, 0.0, max_step=1)
     sixth = max(1, n // 6)
     first, second = (parents[rng.integers(len(parents), size=sixth)] for _ in range(2))
     far = rows.mutate(first, rng, 2 / max(2, parents.shape[1]))

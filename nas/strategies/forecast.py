@@ -48,10 +48,11 @@ class Forecast:
     def __init__(self, archive: Archive, n: int, description: Description, foreknowledge: Foreknowledge) -> None:
         """Learn from the first ``n`` finished trials, or the most telling of them."""
         self.n, self._description, self._foreknowledge = n, description, foreknowledge
-        picks = telling(archive.costs[:n], MOST)
+        expected = archive.expected(n)
+        picks = telling(expected, MOST)
         self._like = description.of(archive.rows[picks], [archive.candidates[i] for i in picks], foreknowledge)
         x, views = standardised(self._like, self._like), description.views(self._like)
-        costs, violations = archive.costs[picks], archive.violations[picks]
+        costs, violations = expected[picks], archive.violations[picks]
         corner = worst_of_interest(costs)
         costs = np.minimum(costs, corner + REACH * (corner - costs.min(axis=0)))  # how bad the worst are is noise
         known = foreknowledge.costs

@@ -6,7 +6,7 @@ for each of them.
 
 import bisect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ import numpy as np
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from nas.record import TOLD
+from nas.record import STEPS, TOLD
 from search_spaces.errors import ConfigError
 from search_spaces.space import Genes, Space
 
@@ -30,12 +30,20 @@ class Observation:
         genes: Canonical.
         costs: ``(m,)`` float64, all minimised; None when the trial failed or was pruned.
         violation: Sum of all violated constraints; 0 when it is feasible.
+        steps: Of a student trained in steps: share of the training -> first cost it had there, ascending; the last
+            share is below 1 when it was stopped early. Empty when it was trained in one go.
     """
 
     number: int
     genes: Genes
     costs: np.ndarray | None
     violation: float
+    steps: Mapping[float, float] = field(default_factory=dict)
+
+    @property
+    def is_whole(self) -> bool:
+        """Return whether the costs are those of the whole training."""
+        return not self.steps or max(self.steps) >= 1.0
 
 
 @dataclass(eq=False)
@@ -123,7 +131,8 @@ def _observation(trial: FrozenTrial, genes: Genes, signs: np.ndarray) -> Observa
     """Return a finished trial as a strategy sees it."""
     violation = sum(max(0.0, value) for value in trial.constraints.values())
     usable = trial.state == TrialState.COMPLETE and trial.values is not None and np.isfinite(trial.values).all()
-    return Observation(trial.number, genes, signs * trial.values if usable else None, violation)
+    steps = {float(share): float(signs[0] * value) for share, value in trial.user_attrs.get(STEPS, ())}
+    return Observation(trial.number, genes, signs * trial.values if usable else None, violation, steps)
 
 
 def youngest(history: Sequence[Observation], n: int) -> list[Observation]:

@@ -101,7 +101,8 @@ class PredictorSearch(Strategy):
         draws, chance = forecast.draws(rows, candidates, self._levels(), rng)
         if (archive.violations[archive.front] > 0).all():
             return chance[:n]  # nothing is feasible yet: that comes first
-        reference, best = worst_of_interest(archive.costs), archive.costs.min(axis=0)
+        expected = archive.expected(len(archive))
+        reference, best = worst_of_interest(expected), expected.min(axis=0)
         span = np.where(reference > best, reference - best, 1.0)
         front = np.concatenate([archive.costs[archive.front], draws[:, n:].mean(axis=0)])
         gains = hypervolume_gain((front - best) / span, (reference - best) / span, (draws[:, :n] - best) / span, rng)

@@ -19,6 +19,7 @@ from nas.progress import Silent
 from nas.recipe import Recipe
 from nas.record import Record
 from nas.run_folder import RunFolder
+from nas.sensitivity import of_rows
 from nas.student import manifest
 from nas.tracker import NullTracker, TrialRun
 from search_spaces.errors import ConfigError, InfeasibleError, StateError
@@ -193,6 +194,9 @@ def test_knapsack_seeds_follow_the_warm_start_once_also_after_interruptions(
         assert len(seeds) >= 2
         assert enqueued[n_first:] == made.record.attrs["knapsack"] == seeds
     assert resumed.record.trials()[n_first].params == seeds[0]
+    damages = of_rows(straight.record.attrs["damages"])
+    assert of_rows(resumed.record.attrs["damages"]) == damages
+    assert max(damages["hidden"].values()) > damages["hidden"][max(damages["hidden"])] == 0.0
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,16 @@ def test_features_are_finite_and_tell_shapes_apart():
     assert foresight(KNOWN, OBJECTIVES, []).known_features([]).shape[0] == 0
 
 
+def test_the_sum_of_the_damages_of_its_changes_is_a_feature_of_a_candidate():
+    gene, values = next((name, d.values) for name, d in MADE.space.dimensions.items() if d.size > 1)
+    damages = {gene: dict(zip(values, np.linspace(0.0, 1.0, len(values)), strict=True)), "not there": {0: 9.0}}
+    features = foresight(KNOWN, OBJECTIVES, [], damages).known_features(SOME)
+    assert features.shape == (20, 5)
+    expected = [1e-3 + (damages[gene][genes[gene]] if gene in genes else 0.0) for genes in SOME]
+    np.testing.assert_allclose(np.exp(features[:, 4]), expected)
+    assert np.ptp(features[:, 4]) > 1
+
+
 def test_only_candidates_that_can_meet_the_constraints_are_accepted():
     limits = [Constraint.parse("latency_ms <= 20%")]
     accept = foresight(KNOWN, OBJECTIVES, limits).accept

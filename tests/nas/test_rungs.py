@@ -108,6 +108,7 @@ def told(made: Engine) -> list[dict[str, Any]]:
             "values": trial.values,
             "rung": trial.user_attrs["rung"],
             "rungs": [{**row, "seconds": 0} for row in trial.user_attrs["rungs"]],
+            "steps": trial.user_attrs["steps"],
         }
         for trial in made.record.trials((TrialState.COMPLETE,))
     ]
@@ -130,7 +131,8 @@ def test_a_search_by_rungs_trains_less_and_only_the_best_to_the_end(straight: En
         way = [(f"trial-{trial.number}", row["rung"]) for row in rows]
         assert way == [(uid, end) for uid, _, end in taken if uid == f"trial-{trial.number}"]
         assert rows[-1]["rung"] == trial.user_attrs["rung"]
-        assert rows[-1]["accuracy"] == trial.user_attrs["metrics"]["accuracy"]
+        assert rows[-1]["accuracy"] == trial.user_attrs["metrics"]["accuracy"] == trial.values[0]
+        assert trial.user_attrs["steps"] == [[row["rung"], row["accuracy"]] for row in rows]
         assert trial.user_attrs["seconds"]["train"] == pytest.approx(sum(row["seconds"]["train"] for row in rows))
     reached = Counter(trial.user_attrs["rung"] for trial in trials)
     assert reached[0.0] > 0 < reached[1.0] < 8
@@ -244,5 +246,5 @@ def test_without_rungs_nothing_of_them_is_kept(straight: Engine, recipe: dict[st
     tasks = run(made)
     assert [(task.uid, "rung" in task.spec) for task in tasks] == [("trial-0", False), ("trial-1", False)]
     kept = {key for trial in made.record.trials() for key in trial.user_attrs}
-    assert not {"rung", "rungs"} & kept
+    assert not {"rung", "rungs", "steps"} & kept
     assert "fidelity" not in made.record.attrs

@@ -105,3 +105,8 @@ def test_a_space_without_genes_and_one_with_a_single_candidate_work():
     assert Rows(Space({})).encode(Rows(Space({})).sample(2, rng)).shape == (2, 0)
     alone = Rows(Space({"a": Choice((1,))}))
     assert alone.genes(alone.mutate(alone.sample(1, rng), rng, 1.0)[0]) == {"a": 1}
+
+
+def test_no_row_has_more_neighbours_than_most():
+    counts = [len(ROWS.neighbours(row, np.random.default_rng(0))) for row in ROWS.of(candidates())]
+    assert 0.6 * ROWS.most_neighbours < max(counts) <= ROWS.most_neighbours == 13

@@ -109,6 +109,29 @@ def test_an_archive_that_grew_is_one_that_was_read_at_once():
     assert (grown.violations[grown.front] <= 0).all()
 
 
+def in_steps(number: int, quality: list[float], latency: float, shares: tuple[float, ...]) -> Observation:
+    """Return a trial that had these first costs at these shares of the training."""
+    genes = SPACE.sample(np.random.default_rng(number))
+    steps = dict(zip(shares, quality, strict=True))
+    return Observation(number, genes, np.array([quality[-1], latency]), 0.0, steps)
+
+
+def test_a_trial_that_was_stopped_is_judged_as_if_it_had_gone_on_and_is_not_on_the_front():
+    archive = Archive(Rows(SPACE))
+    stopped = [in_steps(0, [0.5, 0.3], 1.0, (0.0, 0.1)), in_steps(1, [0.55], 0.1, (0.0,))]
+    archive.update(history := History(SPACE, 2, told=list(stopped)))
+    np.testing.assert_array_equal(archive.expected(2), archive.costs)  # nothing tells yet what training gives
+    assert set(archive.front) == {0, 1}
+    whole = [in_steps(2, [0.5, 0.35, 0.2], 3.0, (0.0, 0.1, 1.0)), in_steps(3, [0.5, 0.35, 0.25], 2.0, (0.0, 0.1, 1.0))]
+    whole.append(in_steps(4, [0.6, 0.5, 0.15], 4.0, (0.0, 0.1, 1.0)))
+    history.told += whole
+    archive.update(history)
+    shifts = np.array([[-0.15, 0], [-0.3, 0], [0, 0], [0, 0], [0, 0]])  # medians of what the last three gained
+    np.testing.assert_allclose(archive.expected(5), archive.costs + shifts)
+    np.testing.assert_array_equal(archive.expected(2), archive.costs[:2])  # as it was then, for a resume
+    assert set(archive.front) == {2, 3, 4}
+
+
 def test_the_pool_holds_new_candidates_and_all_neighbours_of_a_small_front():
     rng, rows = np.random.default_rng(0), Rows(SPACE)
     archive = Archive(rows)
@@ -119,6 +142,18 @@ def test_the_pool_holds_new_candidates_and_all_neighbours_of_a_small_front():
     assert not keys & {SPACE.key(genes) for genes in archive.candidates}
     near = rows.neighbours(archive.rows[archive.front[0]], rng)
     assert {SPACE.key(rows.genes(row)) for row in near} - {SPACE.key(g) for g in archive.candidates} <= keys
+
+
+def test_the_pool_of_a_large_front_holds_some_neighbours_of_most_of_its_members():
+    rng, rows = np.random.default_rng(0), Rows(SPACE)
+    archive = Archive(rows)
+    told = [Observation(i, SPACE.sample(rng), np.array([i, -i], float), 0.0) for i in range(60)]
+    archive.update(History(SPACE, 2, told=told))
+    assert len(archive.front) == 60
+    pool = {SPACE.key(rows.genes(row)) for row in make_pool(rows, archive, 300, rng)}
+    near = [{SPACE.key(rows.genes(row)) for row in rows.neighbours(parent, rng)} for parent in archive.rows]
+    assert np.mean([bool(some & pool) for some in near]) > 0.8
+    assert len(pool) < 330
 
 
 def test_surrogates_are_fitted_at_milestones_that_depend_on_the_number_of_results_alone():
