@@ -82,8 +82,9 @@ class Engine:
             constraints = [Constraint.parse(text) for text in self.recipe.constraints]
             check_feasible(known, constraints, self.recipe.search.seed)
         with self._timed("search"):
+            is_late = self._clock()
             self._plant(prepared, known, constraints)
-            self._search(known, constraints)
+            self._search(known, constraints, is_late)
         with self._timed("finalize"):
             students = Finalize(self.recipe, prepared, known, self.record, self.folder).run(
                 self.executor, self.progress
@@ -130,7 +131,7 @@ class Engine:
         for genes in self.record.attrs.get("knapsack", [])[n_there:]:
             self.record.enqueue(genes)
 
-    def _search(self, known: Profile, constraints: list[Constraint]) -> None:
+    def _search(self, known: Profile, constraints: list[Constraint], is_late: Callable[[], bool]) -> None:
         """Run the search phase, mirroring every ended trial."""
         for trial in self.record.trials(ENDED):  # ended before an interruption, perhaps not mirrored yet
             self.tracker.log_trial(_trial_run(trial))
@@ -146,7 +147,7 @@ class Engine:
             on_tell=lambda trial: self._told(trial, known),
             on_tick=lambda running: self.progress.show(self._snapshot(known, running)),
             rungs=rungs,
-            is_late=self._clock(),
+            is_late=is_late,
         )
         damages = of_rows(self.record.attrs.get("damages", []))
         if isinstance(self.record.sampler, Strategy):  # ours do not even propose what cannot meet a constraint
