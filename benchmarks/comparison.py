@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -69,8 +70,7 @@ def write_comparison(folder: Path, problems: Sequence[Problem], runs: Sequence[R
         runs: All of them.
         default: The strategy of ours that the goals are for.
     """
-    different = without_repeats(runs)
-    results = {problem.name: _figures(problem, different) for problem in problems}
+    results = {problem.name: _figures(problem, runs) for problem in problems}
     goals = list(_goals(results, default))
     medians = _medians(results)
     (folder / "table.md").write_text("\n\n".join([medians, _by_problem(results), _goal_lines(goals)]).strip() + "\n")
@@ -78,17 +78,6 @@ def write_comparison(folder: Path, problems: Sequence[Problem], runs: Sequence[R
     _plot(folder / "volume.png", results)
     passed = [line for line in _goal_lines(goals).splitlines() if not line.startswith("* ")]
     return "\n".join([medians, "", *passed, f"Every problem and goal: {folder}"])
-
-
-def without_repeats(runs: Sequence[Run]) -> list[Run]:
-    """Return the runs but for settings that made no difference: what a strategy may know is nothing to most of them."""
-    kept: dict[str, list[tuple[str, int, list[int]]]] = {}
-    for searcher in dict.fromkeys(run.searcher for run in runs):
-        own = [run for run in runs if run.searcher == searcher]
-        trace = sorted((run.problem, run.seed, run.rows) for run in own)
-        if not any(name.startswith(f"{own[0].strategy} (") and trace == other for name, other in kept.items()):
-            kept[searcher] = trace
-    return [run for run in runs if run.searcher in kept]
 
 
 def _figures(problem: Problem, runs: Sequence[Run]) -> dict[str, Figures]:
@@ -172,16 +161,12 @@ def _goals(results: Results, default: str) -> Iterator[dict[str, object]]:
             if strategy == default and setting:
                 later = 400 if setting.startswith("known") else 200
                 needed = _best_peer(figures, later)[1]
-                yield _goal(
-                    problem, searcher, (100, found.at(100)), f"best peer at {later}", _best_peer(figures, later)[1]
-                )
-            if strategy in LEARNERS:
-                random, evolution = (figures.get(f"{name} ({setting})") for name in ("random", "evolution"))
-                if random:
-                    yield _goal(problem, searcher, (200, found.at(200)), "random at 200", random.at(200))
-                if evolution:
-                    needed = NEAR_EVOLUTION * evolution.at(400)
-                    yield _goal(problem, searcher, (400, found.at(400)), "evolution at 400 less 2 %", needed)
+                yield _goal(problem, searcher, (100, found.at(100)), f"best peer at {later}", needed)
+            if strategy in LEARNERS and "random" in figures:
+                yield _goal(problem, searcher, (200, found.at(200)), "random at 200", figures["random"].at(200))
+            if strategy in LEARNERS and "evolution" in figures:
+                needed = NEAR_EVOLUTION * figures["evolution"].at(400)
+                yield _goal(problem, searcher, (400, found.at(400)), "evolution at 400 less 2 %", needed)
 
 
 def _goal(problem: str, searcher: str, reached: tuple[int, float], over: str, needed: float) -> dict[str, object]:
@@ -193,12 +178,14 @@ def _goal(problem: str, searcher: str, reached: tuple[int, float], over: str, ne
     return {"goal": what, "problem": problem, "pass": passed, "has": round(volume, 4), "needs": needed_or_none}
 
 
-def _goal_lines(goals: Sequence[Mapping[str, object]]) -> str:
+def _goal_lines(goals: Sequence[Mapping[str, Any]]) -> str:
     """Return a line a goal and problem, and above them how many pass."""
     lines = []
     for name in dict.fromkeys(goal["goal"] for goal in goals):
         same = [goal for goal in goals if goal["goal"] == name]
-        lines.append(f"**{name}**: {sum(bool(goal['pass']) for goal in same)} of {len(same)} problems pass")
+        has, needs = (np.median(np.array([goal[key] for goal in same], float)) for key in ("has", "needs"))
+        passed = f"{sum(bool(goal['pass']) for goal in same)} of {len(same)} problems pass"
+        lines.append(f"**{name}**: {passed}; in the median {has:.3f} against {needs:.3f}")
         lines += [
             f"* {'pass' if goal['pass'] else 'FAIL'} {goal['problem']}: {goal['has']} against {goal['needs']}"
             for goal in same

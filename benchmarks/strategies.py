@@ -8,10 +8,11 @@
 Needs the data folder (``--data``, default ``../shared/data``). Peers need ``pip install -e '.[bench]'``; one that is
 not installed is skipped. Problems: `benchmarks/problems.py`; peers and their settings: `benchmarks/peers.py`.
 
-Ours run in settings: ``unknown`` (both costs come from trials alone) or ``known`` (the second cost is known by
-look-up, as after profiling), either with ``+features`` (parameters and MACs, free without a device). Peers have no
-interface for either. One evaluation is a candidate that was not tried before: repeats, which ours avoid and peers do
-not, are told again and cost a peer nothing, up to five times as many asks as evaluations, which favours peers.
+Ours that use what is known before a trial run in settings: ``unknown`` (both costs come from trials alone) or ``known``
+(the second cost is known by look-up, as after profiling), either with ``+features`` (free without a device: parameters,
+MACs, paths of a cell). Peers have no interface for either. One evaluation is a candidate that was not tried before:
+repeats, which ours avoid and peers do not, are told again and cost a peer nothing, up to five times as many asks as
+evaluations, which favours peers.
 
 Hypervolume: share of that of the true front, worst corner at the 20th percentile of accuracy and the 95th of latency.
 The Gaussian process of Optuna takes minutes a run: it stops at 100 evaluations and runs only where ``--strategies``
@@ -58,7 +59,7 @@ class Task:
     Attributes:
         problem: One of ``NAMES``.
         strategy: One of ours or of the peers.
-        setting: What ours know; empty for peers.
+        setting: What it knows; empty where that makes no difference.
         seed: Of all draws.
         source: Digest of the code that decides what it does, with the version of a peer.
         evaluations: Where it stops.
@@ -79,7 +80,7 @@ def main() -> None:
     options.add_argument("--output", type=Path, default=Path("runs/strategies"), help="an existing one is continued")
     options.add_argument("--strategies", type=_names, help="patterns, by comma; default: all but optuna-gp")
     options.add_argument("--problems", type=_names, default=["*"], help="patterns, by comma")
-    options.add_argument("--settings", type=_names, default=SETTINGS, help="what ours know, by comma; see above")
+    options.add_argument("--settings", type=_names, default=SETTINGS, help="what is known, by comma; see above")
     options.add_argument("--default", default=SearchSettings().strategy, help="ours that the goals are for")
     options.add_argument("--seeds", type=int, default=10)
     options.add_argument("--cap", type=_cap, action="append", default=[], help="strategy=evaluations: stop it early")
@@ -145,8 +146,13 @@ def _tasks(chosen: argparse.Namespace) -> Iterator[Task]:
         for problem in NAMES:
             if _matches(problem, chosen.problems):
                 for strategy, source in sources.items():
-                    for setting in ("",) if strategy in PEERS else chosen.settings:
+                    for setting in chosen.settings if _has_settings(strategy) else ("",):
                         yield Task(problem, strategy, setting, seed, source, caps.get(strategy, max(COUNTS)))
+
+
+def _has_settings(strategy: str) -> bool:
+    """Return whether what is known before a trial makes a difference to a strategy."""
+    return strategy in STRATEGIES and bool(STRATEGIES.load(strategy).uses_features)
 
 
 def _sources(patterns: Sequence[str] | None) -> Iterator[tuple[str, str]]:

@@ -3,6 +3,7 @@
 Knows `nas.progress` only; not when or where it is printed.
 """
 
+import math
 import time
 
 from rich.console import Group, RenderableType
@@ -43,11 +44,14 @@ class Clock:
         return time.monotonic() - self._began
 
     def left_s(self, snapshot: Snapshot) -> float | None:
-        """Return the seconds the phase still takes; None when nobody can know."""
-        done = snapshot.done - self._done_before
-        if done <= 0 or snapshot.done >= snapshot.total:
+        """Return the seconds the phase still takes, at most those it was given; None when nobody can know."""
+        done, left_s = snapshot.done - self._done_before, math.inf
+        if snapshot.done >= snapshot.total:
             return None
-        return (time.monotonic() - self._counted_from) / done * (snapshot.total - snapshot.done)
+        if done > 0:
+            left_s = (time.monotonic() - self._counted_from) / done * (snapshot.total - snapshot.done)
+        least_s = min(left_s, max(0.0, snapshot.left_s))
+        return None if math.isinf(least_s) else least_s
 
 
 def live_view(snapshot: Snapshot, clock: Clock) -> RenderableType:

@@ -3,6 +3,7 @@
 Knows the phases and their order; Ray, MLflow and terminals only through `Executor`, `Tracker` and `Progress`.
 """
 
+import math
 import os
 import shutil
 import time
@@ -82,9 +83,9 @@ class Engine:
             constraints = [Constraint.parse(text) for text in self.recipe.constraints]
             check_feasible(known, constraints, self.recipe.search.seed)
         with self._timed("search"):
-            is_late = self._clock()
+            left_s = self._timer()
             self._plant(prepared, known, constraints)
-            self._search(known, constraints, is_late)
+            self._search(known, constraints, left_s)
         with self._timed("finalize"):
             students = Finalize(self.recipe, prepared, known, self.record, self.folder).run(
                 self.executor, self.progress
@@ -131,7 +132,7 @@ class Engine:
         for genes in self.record.attrs.get("knapsack", [])[n_there:]:
             self.record.enqueue(genes)
 
-    def _search(self, known: Profile, constraints: list[Constraint], is_late: Callable[[], bool]) -> None:
+    def _search(self, known: Profile, constraints: list[Constraint], left_s: Callable[[], float]) -> None:
         """Run the search phase, mirroring every ended trial."""
         for trial in self.record.trials(ENDED):  # ended before an interruption, perhaps not mirrored yet
             self.tracker.log_trial(_trial_run(trial))
@@ -145,9 +146,9 @@ class Engine:
             self.record,
             self.executor,
             on_tell=lambda trial: self._told(trial, known),
-            on_tick=lambda running: self.progress.show(self._snapshot(known, running)),
+            on_tick=lambda running: self.progress.show(self._snapshot(known, running, left_s())),
             rungs=rungs,
-            is_late=is_late,
+            is_late=lambda: left_s() <= 0,
         )
         damages = of_rows(self.record.attrs.get("damages", []))
         if isinstance(self.record.sampler, Strategy):  # ours do not even propose what cannot meet a constraint
@@ -157,11 +158,11 @@ class Engine:
         if rungs is not None:
             self._keep_fidelity(rungs)
 
-    def _clock(self) -> Callable[[], bool]:
-        """Return a function that says whether the minutes of the search are over, those of earlier processes too."""
+    def _timer(self) -> Callable[[], float]:
+        """Return a function that says how many of the search's seconds are left, less those of earlier processes."""
         minutes, began = self.recipe.search.minutes, time.monotonic()
         before = (self.record.attrs.get("seconds") or {}).get("search", 0.0)
-        return lambda: minutes is not None and before + time.monotonic() - began >= 60 * minutes
+        return lambda: math.inf if minutes is None else 60 * minutes - before - (time.monotonic() - began)
 
     def _keep_fidelity(self, rungs: Rungs) -> None:
         """Say and keep how many reached which rung, and clear what only an unfinished search needs."""
@@ -184,7 +185,7 @@ class Engine:
                 f"{metrics['size_bytes'] / 1e6:.1f} MB, {_described(trial)}"
             )
 
-    def _snapshot(self, known: Profile, running: int) -> Snapshot:
+    def _snapshot(self, known: Profile, running: int, left_s: float) -> Snapshot:
         """Return the state of the search for a live display."""
         ended = self.record.trials(ENDED)
         complete = [t for t in ended if t.state == TrialState.COMPLETE]
@@ -198,7 +199,7 @@ class Engine:
         teacher = known.teacher
         base = FrontRow("teacher", teacher["accuracy"], teacher["latency_ms"], teacher["size_bytes"], "", True)
         failed = len(ended) - len(complete)
-        return Snapshot("search", len(ended), self.recipe.search.trials, running, failed, front, base)
+        return Snapshot("search", len(ended), self.recipe.search.trials, running, failed, front, base, left_s)
 
     def _report_profile(self, known: Profile) -> None:
         """Say what the teacher and the predictor are like."""

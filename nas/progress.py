@@ -1,5 +1,6 @@
 """What a search says while it runs: the protocol between the search and a terminal, and a silent listener."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -27,6 +28,7 @@ class Snapshot:
         running, failed: Trials running and failed.
         front: Best first (by accuracy).
         teacher: The baseline's row, or None before it is measured.
+        left_s: After so many seconds nothing new is begun, whatever is left to do.
     """
 
     phase: str
@@ -36,6 +38,7 @@ class Snapshot:
     failed: int = 0
     front: Sequence[FrontRow] = ()
     teacher: FrontRow | None = None
+    left_s: float = math.inf
 
 
 class Progress(Protocol):

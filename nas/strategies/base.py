@@ -39,6 +39,7 @@ class Strategy(BaseSampler):
         suits: What it is good for, one line.
         options_model: Its options with their defaults and ranges.
         max_objectives: How many objectives it can search for; None = any number.
+        uses_features: Whether known costs and features change what it proposes; all refuse what is not accepted.
         foreknowledge: What it may use of a candidate before its trial; `foresee` sets it.
     """
 
@@ -46,6 +47,7 @@ class Strategy(BaseSampler):
     suits: ClassVar[str]
     options_model: ClassVar[type[Options]] = Options
     max_objectives: ClassVar[int | None] = None
+    uses_features: ClassVar[bool] = False
 
     def __init__(self, space: Space | None = None, seed: int | None = None, **options: Any) -> None:
         """Keep what the proposals depend on.

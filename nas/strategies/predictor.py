@@ -55,6 +55,7 @@ class PredictorSearch(Strategy):
     name = "predictor"
     suits = "trials that cost minutes: needs the fewest of them, most of all where latency or size is known beforehand"
     options_model = PredictorOptions
+    uses_features = True
     _options: PredictorOptions
 
     def __init__(self, space: Space | None = None, seed: int | None = None, **options: Any) -> None:

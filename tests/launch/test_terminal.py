@@ -114,6 +114,8 @@ def test_what_is_not_counted_has_no_time_left(monkeypatch: pytest.MonkeyPatch) -
     assert clock.elapsed_s == pytest.approx(12.0)
     assert clock.left_s(Snapshot("prepare", 21, 101)) == pytest.approx(8.0)
     assert clock.left_s(Snapshot("prepare", 101, 101)) is None
+    assert clock.left_s(Snapshot("prepare", 21, 101, left_s=5.0)) == 5.0
+    assert clock.left_s(Snapshot("prepare", 21, 101, left_s=-1.0)) == 0.0
 
 
 def test_names_cannot_inject_markup() -> None:
