@@ -82,7 +82,7 @@ class FidelitySettings(Section):
     """Successive halving: students are trained in steps, and after each step only the best go on."""
 
     rungs: tuple[float, ...] = Field(
-        (0.0, 0.1, 0.3, 1.0), min_length=2, description="shares of the training, the last is 1; 0 judges it untrained"
+        (0.1, 0.3, 1.0), min_length=2, description="shares of the training, the last is 1; 0 judges it untrained"
     )
     eta: float = Field(3.0, gt=1, description="one in eta goes on")
     buckets: int = Field(3, ge=1, description="latency ranges within which students compete")

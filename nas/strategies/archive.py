@@ -59,18 +59,20 @@ class Archive:
     def expected(self, n: int) -> np.ndarray:
         """Return ``(n, m)`` costs of the first ``n``, the quality of those stopped early as if they had gone on.
 
-        It is shifted by what training gave those that went on from the same step, in the median: a discrepancy
-        between cheap and dear trials that is the same everywhere (Kennedy & O'Hagan 2000,
-        https://doi.org/10.1093/biomet/87.1.1, eq. 1 with a scale of 1).
+        It is predicted by the line, never falling and never steeper than 1, that the quality of those that went on
+        from the same step followed: a scale and a discrepancy between cheap and dear trials (Kennedy & O'Hagan 2000,
+        https://doi.org/10.1093/biomet/87.1.1, eq. 1).
         """
         costs = self.costs[:n].copy()
         stopped = [i for i in self._stopped if i < n]
         if stopped:
             ended = [seen.steps for seen in self._seen[:n] if seen.steps and seen.is_whole]
-            shares = [max(self._seen[i].steps) for i in stopped]
-            gains = {share: [steps[1.0] - steps[share] for steps in ended if share in steps] for share in set(shares)}
-            shifts = {share: float(np.median(found)) if found else 0.0 for share, found in gains.items()}
-            costs[stopped, 0] += [shifts[share] for share in shares]
+            shares = np.array([max(self._seen[i].steps) for i in stopped])
+            for share in set(shares.tolist()):
+                pairs = [(steps[share], steps[1.0]) for steps in ended if share in steps]
+                rows = np.array(stopped)[shares == share]
+                slope, offset = _line(np.array(pairs).reshape(-1, 2))
+                costs[rows, 0] = offset + slope * costs[rows, 0]
         return costs
 
     def untried(self, rows: np.ndarray) -> np.ndarray:
@@ -89,6 +91,18 @@ class Archive:
             return entrants[[int(self.violations[entrants].argmin())]]
         front: np.ndarray = feasible[pareto_front(self.costs[feasible])]
         return front
+
+
+def _line(pairs: np.ndarray) -> tuple[float, float]:
+    """Return slope, 0 to 1, and offset of the line through ``(n, 2)`` points; of slope 1 through less than three."""
+    if not len(pairs):
+        return 1.0, 0.0
+    means, deviations = pairs.mean(axis=0), pairs - pairs.mean(axis=0)
+    spread = float((deviations[:, 0] ** 2).sum())
+    slope = 1.0
+    if len(pairs) >= 3 and spread > 0:
+        slope = float(np.clip((deviations[:, 0] * deviations[:, 1]).sum() / spread, 0.0, 1.0))
+    return slope, float(means[1] - slope * means[0])
 
 
 def make_pool(rows: Rows, archive: Archive, n: int, rng: np.random.Generator) -> np.ndarray:

@@ -126,10 +126,24 @@ def test_a_trial_that_was_stopped_is_judged_as_if_it_had_gone_on_and_is_not_on_t
     whole.append(in_steps(4, [0.6, 0.5, 0.15], 4.0, (0.0, 0.1, 1.0)))
     history.told += whole
     archive.update(history)
-    shifts = np.array([[-0.15, 0], [-0.3, 0], [0, 0], [0, 0], [0, 0]])  # medians of what the last three gained
-    np.testing.assert_allclose(archive.expected(5), archive.costs + shifts)
+    at_0, at_1, ends = np.array([0.5, 0.5, 0.6]), np.array([0.35, 0.35, 0.5]), np.array([0.2, 0.25, 0.15])
+    assert np.polyfit(at_0, ends, 1)[0] < 0 > np.polyfit(at_1, ends, 1)[0]  # what seems worse ends better: says nothing
+    lifted = archive.costs.copy()
+    lifted[:2, 0] = ends.mean()
+    np.testing.assert_allclose(archive.expected(5), lifted)
     np.testing.assert_array_equal(archive.expected(2), archive.costs[:2])  # as it was then, for a resume
+    np.testing.assert_allclose(archive.expected(4)[0], [0.3 - 0.125, 1.0])  # two pairs tell a shift, no line
     assert set(archive.front) == {2, 3, 4}
+
+
+def test_what_is_expected_of_a_stopped_trial_follows_the_line_of_those_that_went_on():
+    archive, rng = Archive(Rows(SPACE)), np.random.default_rng(0)
+    early = rng.uniform(0.2, 0.8, 20)
+    late = 0.1 + 0.4 * early + rng.normal(0, 0.01, 20)
+    told = [in_steps(i, [x, y], 1.0, (0.1, 1.0)) for i, (x, y) in enumerate(zip(early, late, strict=True))]
+    archive.update(History(SPACE, 2, told=[*told, in_steps(20, [0.9], 1.0, (0.1,))]))
+    slope, offset = np.polyfit(early, late, 1)
+    assert archive.expected(21)[20, 0] == pytest.approx(offset + slope * 0.9)
 
 
 def test_the_pool_holds_new_candidates_and_all_neighbours_of_a_small_front():
