@@ -4,9 +4,8 @@
 
 Both begin with the same shapes, train with the same settings on the same machine, one after the other, and share the
 measurements of the profile phase, so that their latencies are those of one predictor. Ours begins its minutes with
-finding seeds by a knapsack. Compared are the fronts of the
-search phase: accuracy of the quantized artefact on the dev set, after full training, at predicted latency. Needs the
-data folder, as ``sst2.py`` does.
+finding seeds by a knapsack. Compared are the fronts of the search phase: accuracy of the quantized artefact on the dev
+set, after full training, at predicted latency. Needs the data folder, as ``sst2.py`` does.
 """
 
 import argparse
