@@ -178,7 +178,7 @@ def compare_throughput(recipe: Recipe, rows: int = 2560, rounds: int = 3) -> Non
     for _ in range(rounds):
         student = family.build(teacher.model, architecture, importance)
         plain.append(_plain_loop(_as_transformers(student), live, sample, 640))
-        epochs = distill(student, sample, outputs, TrainSettings(epochs=1), seed=0, loss=Distillation())
+        epochs = distill(student, sample, outputs, TrainSettings(epochs=1), seed=0, loss=Distillation()).epochs
         ours.append(epochs[-1].sentences_per_s)
         print(f"plain {plain[-1]:.0f}, ours {ours[-1]:.0f} sentences/s", flush=True)
     first, second = statistics.median(plain), statistics.median(ours)

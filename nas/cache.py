@@ -40,7 +40,7 @@ class Cache:
             shutil.rmtree(entry)
             return None
         told = read_json(entry / "state.json")
-        model = load_checkpoint((entry / "model.safetensors").read_bytes())
+        model, _ = load_checkpoint((entry / "model.safetensors").read_bytes())
         reports = tuple(_report(report) for report in told["reports"])
         return State(model, reports, told["seconds"], self._spelling(told["spelling"]))
 
@@ -61,7 +61,7 @@ class Cache:
             probe: A batch on which the written model must say what the model says.
         """
         content = save_checkpoint(state.model)
-        if not _is_same(load_checkpoint(content), state.model, probe):
+        if not _is_same(load_checkpoint(content)[0], state.model, probe):
             self._warn("cache: a model that computes more than its weights say is not kept.")
             return
         entry = self.folder / key

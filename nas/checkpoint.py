@@ -1,12 +1,13 @@
-"""A part of a training on a worker: what it begins and ends with, and how a student is scored that was not trained yet.
+"""What a part of a training begins and ends with on a worker, and how a student is scored that was not trained yet.
 
-Between two parts a student is bytes: safetensors of its weights with its shape in the header; the optimiser and the
-learning rate's schedule begin anew.
+Between two parts a student is bytes: safetensors of its weights and of what its training remembers, with its shape in
+the header.
 """
 
 import json
 import math
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from safetensors.torch import load, save
@@ -20,21 +21,14 @@ from search_spaces.seeding import rng_for
 
 SCORED = 256  # training rows that tell how far an untrained student is from its teacher
 HEADER = 8  # bytes that hold the length of the JSON that follows them, little-endian
+MEMORY = "memory:"  # begins the names of tensors that are no weights of the student
 
 
-class Rung(NamedTuple):
-    """A part of a training, as shares of its epochs; ``end`` 0 is no training."""
-
-    begin: float
-    end: float
-
-
-WHOLE = Rung(0.0, 1.0)
-
-
-def save_checkpoint(student: TextEncoder) -> bytes:
-    """Return a student's weights and shape."""
-    content: bytes = save(weights_of(student), metadata={"config": json.dumps(student.config.to_json())})
+def save_checkpoint(student: TextEncoder, memory: Mapping[str, Tensor] | None = None) -> bytes:
+    """Return a student's weights and shape, and what its training remembers."""
+    remembered = {f"{MEMORY}{name}": tensor.contiguous() for name, tensor in (memory or {}).items()}
+    facts = {"config": json.dumps(student.config.to_json())}
+    content: bytes = save(weights_of(student) | remembered, metadata=facts)
     return content
 
 
@@ -43,16 +37,18 @@ def weights_of(model: TextEncoder) -> dict[str, Tensor]:
     return {name: tensor.detach().clone().contiguous() for name, tensor in model.state_dict().items()}
 
 
-def load_checkpoint(content: bytes) -> TextEncoder:
-    """Return the student in evaluation mode; its shape is that of the checkpoint.
+def load_checkpoint(content: bytes) -> tuple[TextEncoder, dict[str, Tensor]]:
+    """Return the student in evaluation mode, in the shape of the checkpoint, and what its training remembers.
 
     Source: https://huggingface.co/docs/safetensors (the format: where the metadata lies).
     """
     length = int.from_bytes(content[:HEADER], "little")
     facts: dict[str, Any] = json.loads(content[HEADER : HEADER + length])["__metadata__"]
     student = TextEncoder(EncoderConfig.from_json(json.loads(facts["config"])))
-    student.load_state_dict(load(content))
-    return student.eval()
+    tensors = load(content)
+    student.load_state_dict({name: tensor for name, tensor in tensors.items() if not name.startswith(MEMORY)})
+    memory = {name[len(MEMORY) :]: tensor for name, tensor in tensors.items() if name.startswith(MEMORY)}
+    return student.eval(), memory
 
 
 def untrained_score(student: TextEncoder, bundle: Bundle) -> float:

@@ -12,8 +12,9 @@ Knows arrays, a student and a loss; not trials, not where the teacher's outputs 
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from compressors.distillation import Distillation
 from nas import precision
 from nas.bundle import Outputs
 from nas.data.tokens import Batch, Tokens, bucketed_batches
+from nas.moments import moments_of, restore_moments
 from nas.recipe import TrainSettings
 from nas.teaching import Teaching
 from search_spaces.errors import DivergedError, ShapeError
@@ -51,6 +53,33 @@ class Epoch:
     teacher_share: float = 0.0
 
 
+class Rung(NamedTuple):
+    """A part of a training, as shares of its steps; ``end`` 0 is no training."""
+
+    begin: float
+    end: float
+
+    def steps(self, n_steps: int) -> range:
+        """Return the steps of this part of ``n_steps``; parts that follow each other share none and leave none out."""
+        first, last = (math.ceil(round(share * n_steps, 6)) for share in self)
+        return range(first, last)
+
+
+WHOLE = Rung(0.0, 1.0)
+
+
+class Trained(NamedTuple):
+    """What happened in a training, or in a part of one.
+
+    Attributes:
+        epochs: One after the other; the first and the last may be parts of one.
+        memory: What the next part needs to go on as if there had been no break, by name.
+    """
+
+    epochs: list[Epoch]
+    memory: dict[str, Tensor]
+
+
 def distill(
     student: TextEncoder,
     tokens: Tokens,
@@ -62,9 +91,14 @@ def distill(
     compressors: Sequence[TrainingCompressor] = (),
     live: TextEncoder | None = None,
     on_step: Callable[[int, int], None] | None = None,
-    n_before: int = 0,
-) -> list[Epoch]:
+    rung: Rung = WHOLE,
+    memory: Mapping[str, Tensor] | None = None,
+) -> Trained:
     """Train a student in place and return what happened, epoch by epoch; the same arguments give the same student.
+
+    A training in parts, each continued with the memory of the one before, takes the same steps as one in one go: the
+    learning rate, the order of the rows and the optimiser's moments go on. Compressors finish in every part, so that
+    its student can be judged.
 
     Args:
         student: Trained and, by compressors, shrunk; left in evaluation mode.
@@ -76,7 +110,8 @@ def distill(
         compressors: Act between the optimiser's steps, in this order.
         live: The teacher itself, left as it is; runs only if the loss asks for it, which is slower than cached outputs.
         on_step: Called after every step with the steps done and the steps in all.
-        n_before: Steps of an earlier run of the same student; the order of the rows goes on after them.
+        rung: Which part of the training this is; the student is what the part before left.
+        memory: What the part before returned; None where there was none.
 
     Raises:
         DivergedError: The loss became NaN or infinite.
@@ -84,25 +119,26 @@ def distill(
         StateError: The loss needs hidden states of the teacher, or the teacher itself, and they are not there.
     """
     _check(student, tokens, teacher)
-    n_steps = max(1, math.ceil(settings.epochs * n_batches(len(tokens), settings)))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         student.train(teacher is None)
         _freeze_embeddings(student, settings.train_embeddings)
-        run = _Run(student, tokens, (teacher, live), settings, loss, list(compressors), n_steps)
-        epochs = _train(run, seed, on_step, n_before)
+        run = _Run(student, tokens, (teacher, live), settings, loss, list(compressors), rung)
+        run.recall(memory or {})
+        epochs = _train(run, seed, on_step)
+        left = run.memory()
         for compressor in compressors:
             compressor.end()
     student.zero_grad(set_to_none=True)
     student.requires_grad_(True).eval()
-    return epochs
+    return Trained(epochs, left)
 
 
-def _train(run: "_Run", seed: int, on_step: Callable[[int, int], None] | None, n_before: int) -> list[Epoch]:
+def _train(run: "_Run", seed: int, on_step: Callable[[int, int], None] | None) -> list[Epoch]:
     """Run all steps and sum them up by epoch."""
     epochs: list[Epoch] = []
-    step, (n_passes, n_skipped) = 0, divmod(n_before, n_batches(len(run.tokens), run.settings))
-    while step < run.n_steps:
+    step, (n_passes, n_skipped) = run.steps.start, divmod(run.steps.start, run.n_batches)
+    while step < run.steps.stop:
         start, total, n_rows, taught = time.perf_counter(), 0.0, 0, run.teaching.seconds
         order = _batches(run.tokens, run.settings, seed, n_passes + len(epochs))
         for rows in itertools.islice(order, 0 if epochs else n_skipped, None):
@@ -111,7 +147,7 @@ def _train(run: "_Run", seed: int, on_step: Callable[[int, int], None] | None, n
             step += 1
             if on_step is not None:
                 on_step(step, run.n_steps)
-            if step == run.n_steps:
+            if step == run.steps.stop:
                 break
         seconds = time.perf_counter() - start
         teacher_share = (run.teaching.seconds - taught) / seconds
@@ -130,14 +166,17 @@ class _Run:
         settings: TrainSettings,
         loss: Distillation,
         compressors: list[TrainingCompressor],
-        n_steps: int,
+        rung: Rung,
     ) -> None:
         self.student, self.tokens = student, tokens
-        self.settings, self.loss, self.compressors, self.n_steps = settings, loss, compressors, n_steps
+        self.settings, self.loss, self.compressors = settings, loss, compressors
+        self.n_batches = n_batches(len(tokens), settings)
+        self.n_steps = max(1, math.ceil(settings.epochs * self.n_batches))
+        self.steps = rung.steps(self.n_steps)
         self.device = student.head.out.weight.device
         self.labels = torch.tensor(tokens.labels, dtype=torch.int64)
         for compressor in compressors:
-            compressor.begin(student, n_steps)
+            compressor.begin(student, len(self.steps))
         rows = settings.batch_size * max(1, round(float(tokens.lengths.mean())))
         self.dtype = precision.choose(settings.precision, rows, student.config.hidden, self.device)
         self.copy = self._copied()
@@ -147,6 +186,25 @@ class _Run:
         self.teaching = Teaching(cached, live, loss.needs, self.dtype)
         self.optimizer = _optimizer(student, self.extra, settings)
         self.peaks = [float(group["lr"]) for group in self.optimizer.param_groups]
+
+    def memory(self) -> dict[str, Tensor]:
+        """Return what the next part of this training needs besides the student."""
+        values = {f"loss.{i}": parameter.detach() for i, parameter in enumerate(self.extra)}
+        return values | moments_of(self.optimizer, self._named())
+
+    def recall(self, memory: Mapping[str, Tensor]) -> None:
+        """Go on from what an earlier part of this training left."""
+        with torch.no_grad():
+            for i, parameter in enumerate(self.extra):
+                if f"loss.{i}" in memory:
+                    parameter.copy_(memory[f"loss.{i}"])
+        moments = {key: value for key, value in memory.items() if "/" in key}
+        restore_moments(self.optimizer, self._named(), moments)
+
+    def _named(self) -> dict[str, nn.Parameter]:
+        """Return what may be trained, by name."""
+        extra = {f"loss.{i}": parameter for i, parameter in enumerate(self.extra)}
+        return dict(self.student.named_parameters()) | extra
 
     def step(self, step: int, rows: np.ndarray) -> float:
         """Do one optimiser step on one batch and return its loss.
@@ -164,7 +222,7 @@ class _Run:
         value.backward()  # type: ignore[no-untyped-call]
         self.copy.pull_gradients()
         for compressor in self.compressors:
-            compressor.after_backward(step)
+            compressor.after_backward(step - self.steps.start)
         self._update(step)
         return result
 
@@ -184,7 +242,7 @@ class _Run:
         self.optimizer.step()
         for parameter in self.extra:
             parameter.grad = None
-        replaced = [compressor.after_step(step, self.optimizer) for compressor in self.compressors]
+        replaced = [compressor.after_step(step - self.steps.start, self.optimizer) for compressor in self.compressors]
         if any(replaced):
             self.copy = self._copied()
         self.copy.push_weights()

@@ -4,20 +4,20 @@ Runs on a worker. Pure: a task and the bundle in, JSON and bytes out; the same t
 """
 
 import copy
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from safetensors.torch import save
+from torch import Tensor
 
 from compressors.base import Compressor
 from compressors.structured import StructuredPruning
 from nas.bundle import Bundle
-from nas.checkpoint import WHOLE, Rung, load_checkpoint, save_checkpoint, untrained_score, weights_of
+from nas.checkpoint import load_checkpoint, save_checkpoint, untrained_score, weights_of
 from nas.data.tokens import Tokens
 from nas.devices.base import Workload
-from nas.distill import Epoch, distill, n_batches
+from nas.distill import WHOLE, Epoch, Rung, Trained, distill
 from nas.executor import Task
 from nas.meter import Stopwatch
 from nas.outputs import accuracy, artefact_logits, predict_logits
@@ -54,11 +54,12 @@ def train_student(task: Task, bundle: Bundle) -> dict[str, Any]:
     rung = Rung(*spec["rung"]) if "rung" in spec else WHOLE
     state = bench.build(_start(bench, architecture, plan) if rung.end else architecture, plan.before)
     spelled = _spelled(bundle, state)
-    is_continued = "checkpoint" in task.blobs
-    student = load_checkpoint(task.blobs["checkpoint"]) if is_continued else copy.deepcopy(state.model)
+    left = task.blobs.get("checkpoint")
+    student, memory = load_checkpoint(left) if left else (copy.deepcopy(state.model), {})
     clock.lap("build")
     taught = (spelled, state.live_teacher(bench.teacher, loss_of(plan.training)))
-    epochs = _train(student, task, taught, _aimed(plan, student, architecture), rung) if rung.end else []
+    compressors = _aimed(plan, student, architecture)
+    trained = _train(student, task, taught, compressors, rung, memory) if rung.end else Trained([], {})
     clock.lap("train")
     final = bench.finish(replace(state, model=student.eval()), plan)
     scored = spelled if final.spelling is state.spelling else _spelled(bundle, final)
@@ -81,7 +82,7 @@ def train_student(task: Task, bundle: Bundle) -> dict[str, Any]:
     result: dict[str, Any] = {
         "metrics": metrics,
         "score": score,
-        "curves": _curves(epochs),
+        "curves": _curves(trained.epochs),
         "reports": [report.to_json() for report in (*final.reports, *(c.report() for c in plan.artefact))],
         "architecture": Architecture(architecture.layers, final.model.config).to_json(),
         "seconds": clock.laps,
@@ -90,7 +91,7 @@ def train_student(task: Task, bundle: Bundle) -> dict[str, Any]:
         result |= {"weights": save(weights_of(final.model)), "artefact": artefact}
         result["tokenizer"] = None if final.spelling is None else tokenizer_to_json(final.spelling.after)
     if 0 < rung.end < 1:
-        result["checkpoint"] = save_checkpoint(student)
+        result["checkpoint"] = save_checkpoint(student, trained.memory)
     return result
 
 
@@ -167,22 +168,26 @@ def _aimed(plan: Plan, student: TextEncoder, target: Architecture) -> list[Compr
 
 
 def _train(
-    student: TextEncoder, task: Task, taught: tuple[Bundle, TextEncoder], compressors: Sequence[Compressor], rung: Rung
-) -> list[Epoch]:
+    student: TextEncoder,
+    task: Task,
+    taught: tuple[Bundle, TextEncoder],
+    compressors: Sequence[Compressor],
+    rung: Rung,
+    memory: Mapping[str, Tensor],
+) -> Trained:
     """Distil the student over a part of the training, from rows and a teacher of its words; return what happened."""
     bundle, teacher = taught
-    whole = TrainSettings.model_validate(task.spec["train"])
-    part = whole.model_copy(update={"epochs": (rung.end - rung.begin) * whole.epochs})
     return distill(
         student,
         bundle.train,
         bundle.outputs,
-        part,
+        TrainSettings.model_validate(task.spec["train"]),
         seed=int(task.spec["seed"]),
         loss=loss_of(compressors),
         compressors=training_of(compressors),
         live=teacher,
-        n_before=math.ceil(rung.begin * whole.epochs * n_batches(len(bundle.train), whole)),
+        rung=rung,
+        memory=memory,
     )
 
 

@@ -154,7 +154,7 @@ def test_a_student_learns_with_adapters():
     tokens, student = texts(256), encoder()
     train = TrainSettings(epochs=12, lr=3e-3, batch_size=16, precision="fp32")
     tuning = Tuning("lora", targets="all")
-    epochs = distill(student, tokens, None, train, seed=0, loss=Distillation(alpha=1.0), compressors=[tuning])
+    epochs, _ = distill(student, tokens, None, train, seed=0, loss=Distillation(alpha=1.0), compressors=[tuning])
     assert epochs[-1].loss < 0.75 * epochs[0].loss
 
 

@@ -50,6 +50,11 @@ def task(bundle: Bundle, rung: tuple[float, float] | None, schedule: str, blobs:
     return Task("t", "train", spec if rung is None else {**spec, "rung": list(rung)}, blobs)
 
 
+def delivered(found: Task) -> Task:
+    """Return the task that also sends the weights back."""
+    return replace(found, spec={**found.spec, "deliver": True})
+
+
 def climb(bundle: Bundle, rungs: list[float], schedule: str) -> list[dict[str, Any]]:
     """Return the results of a student's way through rungs."""
     results: list[dict[str, Any]] = []
@@ -58,6 +63,14 @@ def climb(bundle: Bundle, rungs: list[float], schedule: str) -> list[dict[str, A
         results.append(train_student(task(bundle, rung, schedule, blobs), bundle))
         blobs = {"checkpoint": results[-1]["checkpoint"]} if "checkpoint" in results[-1] else {}
     return results
+
+
+def test_a_student_trained_in_steps_is_the_one_trained_in_one_go(bundle: Bundle) -> None:
+    whole = train_student(delivered(task(bundle, None, "oneshot", {})), bundle)
+    first = train_student(task(bundle, (0.0, 0.3), "oneshot", {}), bundle)
+    last = train_student(delivered(task(bundle, (0.3, 1.0), "oneshot", {"checkpoint": first["checkpoint"]})), bundle)
+    assert last["weights"] == whole["weights"]
+    assert last["artefact"] == whole["artefact"]
 
 
 @pytest.mark.parametrize("schedule", ["oneshot", "cubic"])
@@ -93,6 +106,6 @@ def test_the_score_without_training_is_the_distance_to_the_cached_teacher(bundle
 
 def test_a_checkpoint_gives_the_same_student_back() -> None:
     student, tokens = encoder(heads=(2, 4), ffn=(32, 96)), texts(20)
-    again = load_checkpoint(save_checkpoint(student))
+    again, _ = load_checkpoint(save_checkpoint(student))
     assert again.config == student.config
     assert np.array_equal(predict_logits(again, tokens), predict_logits(student, tokens))

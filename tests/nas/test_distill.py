@@ -1,3 +1,4 @@
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,8 @@ from compressors.live_terms import LIVE_TERMS, LiveTerms
 from compressors.structured import StructuredPruning
 from compressors.weights import WeightPruning
 from nas.bundle import Outputs
-from nas.distill import distill, learning_rate_share, n_batches
+from nas.checkpoint import load_checkpoint, save_checkpoint
+from nas.distill import Rung, distill, learning_rate_share, n_batches
 from nas.recipe import TrainSettings
 from search_spaces.errors import DivergedError, ShapeError, StateError
 from tests.compressors.encoders import encoder, texts
@@ -34,7 +36,7 @@ def weights(model):
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_student_learns_what_its_teacher_knows(precision):
     tokens, student = texts(256), encoder()
-    epochs = distill(
+    epochs, _ = distill(
         student,
         tokens,
         teaching(tokens),
@@ -93,7 +95,7 @@ def test_embeddings_are_frozen_unless_asked_for():
 
 def test_half_an_epoch_is_half_the_steps():
     tokens, seen = texts(96), []
-    epochs = distill(
+    epochs, _ = distill(
         encoder(),
         tokens,
         teaching(tokens),
@@ -153,7 +155,7 @@ def test_hidden_states_of_the_teacher_pull_the_student_near(precision):
     loss = Distillation(hidden=1.0)
     states = np.random.default_rng(0).normal(size=(len(tokens), 3, 48)).astype(np.float16)
     said = Outputs(teaching(tokens).logits, states)
-    epochs = distill(student, tokens, said, settings(epochs=4, precision=precision), seed=0, loss=loss)
+    epochs, _ = distill(student, tokens, said, settings(epochs=4, precision=precision), seed=0, loss=loss)
     assert epochs[-1].loss < epochs[0].loss
 
 
@@ -177,24 +179,80 @@ def test_the_learning_rate_rises_then_falls_towards_zero():
     assert learning_rate_share(0, 1, 0.0) == 1.0
 
 
-def test_the_order_of_rows_goes_on_where_an_earlier_run_ended(monkeypatch):
-    tokens = texts(96)  # six batches
-    teacher = Outputs(np.zeros((96, 2), np.float16))
-    seen = []
-    collate = type(tokens).collate
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_training_in_parts_takes_the_very_steps_of_one_in_one_go(precision, trained):
+    tokens = texts(96)  # 15 steps in all, parts of 2, 3 and 10
+    run = settings(epochs=2.5, precision=precision, train_embeddings=trained, warmup=0.1)
+    states = np.random.default_rng(0).normal(size=(len(tokens), 3, 48)).astype(np.float16)
+    said = Outputs(teaching(tokens).logits, states)
 
-    def watch(self, rows):
-        seen.append(rows.tolist())
-        return collate(self, rows)
+    def parts(*rungs):
+        student, memory, losses = encoder(), None, []
+        for rung in itertools.pairwise(rungs):
+            loss = Distillation(hidden=1.0)  # learns a projection of its own
+            left = load_checkpoint(save_checkpoint(student, memory))  # as between two workers
+            student, memory = left
+            epochs, memory = distill(
+                student, tokens, said, run, seed=0, loss=loss, rung=Rung(*rung), memory=memory if memory else None
+            )
+            losses += [epoch.loss for epoch in epochs]
+        return weights(student), losses
 
-    monkeypatch.setattr(type(tokens), "collate", watch)
+    whole, _ = parts(0.0, 1.0)
+    climbed, losses = parts(0.0, 0.1, 0.3, 1.0)
+    assert torch.equal(climbed, whole)
+    assert len(losses) == 1 + 1 + 3  # the last part ends the first epoch
 
-    def rows_of(epochs, n_before):
-        seen.clear()
-        distill(encoder(), tokens, teacher, settings(epochs=epochs), seed=0, loss=Distillation(), n_before=n_before)
-        return list(seen)
 
-    assert rows_of(0.5, 0) + rows_of(2.0, 3) == rows_of(2.5, 0)
+def test_parts_of_a_training_leave_no_step_out_and_repeat_none():
+    for n_steps in (1, 2, 3, 7, 10, 1001):
+        parts = [Rung(*rung).steps(n_steps) for rung in itertools.pairwise([0.0, 0.1, 0.3, 0.7, 1.0])]
+        assert list(itertools.chain(*parts)) == list(range(n_steps))
+        assert parts[0].stop >= 1  # else nothing would be learned before the first judgement
+
+
+def test_a_compressor_finishes_in_every_part_of_a_training():
+    tokens, student, memory = texts(96), encoder(), None
+    sparsities = []
+    for rung in (Rung(0.0, 0.5), Rung(0.5, 1.0)):
+        sparse = WeightPruning(0.5)
+        _, memory = distill(
+            student,
+            tokens,
+            teaching(tokens),
+            settings(epochs=4),
+            seed=0,
+            loss=Distillation(),
+            compressors=[sparse],
+            rung=rung,
+            memory=memory,
+        )
+        sparsities.append(sparse.report().figures["sparsity"])
+    assert sparsities == pytest.approx([0.5, 0.5], abs=1e-2)
+
+
+def test_a_training_goes_on_with_the_moments_of_units_that_were_left():
+    tokens, student = texts(96), encoder()
+    target = replace(student.config, heads=(2, 1), ffn=(32, 32))
+    memory = None
+    for rung in (Rung(0.0, 0.5), Rung(0.5, 1.0)):
+        pruning = StructuredPruning(schedule="cubic")
+        pruning.aim(target)
+        _, memory = distill(
+            student,
+            tokens,
+            teaching(tokens),
+            settings(epochs=4),
+            seed=0,
+            loss=Distillation(),
+            compressors=[pruning],
+            rung=rung,
+            memory=memory,
+        )
+        assert student.config == target
+        assert memory["layers.1.query.weight/exp_avg"].shape == (8, 32)
+    assert memory["layers.1.query.weight/step"].item() == 24
 
 
 def sharpened(model):
@@ -227,7 +285,7 @@ def test_training_with_a_term_lowers_it(name, layer_map, precision):
     first = distance(student, teacher, tokens, name, layer_map)
     loss = Distillation(live=True, layer_map=layer_map, **{name: 1000.0})  # so that the logits hardly count
     run = settings(epochs=8, precision=precision)
-    epochs = distill(student, tokens, teaching(tokens), run, seed=0, loss=loss, live=teacher)
+    epochs, _ = distill(student, tokens, teaching(tokens), run, seed=0, loss=loss, live=teacher)
     assert distance(student, teacher, tokens, name, layer_map) < 0.9 * first
     assert epochs[-1].loss < epochs[0].loss
     assert all(0 < epoch.teacher_share < 1 for epoch in epochs)
@@ -238,7 +296,7 @@ def test_all_weights_at_zero_train_exactly_as_the_default_and_the_teacher_does_n
     tokens, students = texts(), [encoder(), encoder()]
     losses = [Distillation(), Distillation(hidden=0.0, live=True, **dict.fromkeys(LIVE_TERMS, 0.0))]
     for student, loss in zip(students, losses, strict=True):
-        epochs = distill(student, tokens, teaching(tokens), settings(), seed=0, loss=loss, live=encoder())
+        epochs, _ = distill(student, tokens, teaching(tokens), settings(), seed=0, loss=loss, live=encoder())
         assert epochs[0].teacher_share == 0
     assert torch.equal(weights(students[0]), weights(students[1]))
 
@@ -249,7 +307,7 @@ def test_the_loss_of_a_default_run_is_that_of_the_logits_alone():
     teacher = torch.from_numpy(teaching(tokens).logits).float()
     with torch.no_grad():
         expected = loss.loss(student(*batch), teacher, torch.from_numpy(tokens.labels)).item()
-    epochs = distill(student, tokens, teaching(tokens), settings(), seed=0, loss=loss)
+    epochs, _ = distill(student, tokens, teaching(tokens), settings(), seed=0, loss=loss)
     assert epochs[0].loss == pytest.approx(expected, rel=1e-5)
 
 
