@@ -9,6 +9,7 @@ Knows arrays, a student and a loss; not trials, not where the teacher's outputs 
 * a student that imitates a teacher is trained without dropout, whose random numbers cost more than an activation.
 """
 
+import copy
 import itertools
 import math
 import time
@@ -34,6 +35,7 @@ from search_spaces.families.encoder_model import TextEncoder
 from search_spaces.seeding import rng_for
 
 MAX_GRADIENT_NORM = 1.0
+COOLING = 1 / 3  # of the steps of a part: how long a student that is judged before its training ends learns on
 
 
 @dataclass(frozen=True)
@@ -68,16 +70,23 @@ class Rung(NamedTuple):
 WHOLE = Rung(0.0, 1.0)
 
 
-class Trained(NamedTuple):
-    """What happened in a training, or in a part of one.
+class Left(NamedTuple):
+    """Where a training can be continued.
 
     Attributes:
-        epochs: One after the other; the first and the last may be parts of one.
-        memory: What the next part needs to go on as if there had been no break, by name.
+        student: As it was then.
+        memory: What its training remembers, by name.
     """
 
-    epochs: list[Epoch]
+    student: TextEncoder
     memory: dict[str, Tensor]
+
+
+class Trained(NamedTuple):
+    """What happened in a training, or in a part of one, epoch by epoch, and where the next part begins."""
+
+    epochs: list[Epoch]
+    left: Left
 
 
 def distill(
@@ -96,9 +105,12 @@ def distill(
 ) -> Trained:
     """Train a student in place and return what happened, epoch by epoch; the same arguments give the same student.
 
-    A training in parts, each continued with the memory of the one before, takes the same steps as one in one go: the
-    learning rate, the order of the rows and the optimiser's moments go on. Compressors finish in every part, so that
-    its student can be judged.
+    A training in parts, each continued where the one before left, takes the same steps as one in one go: the learning
+    rate, the order of the rows and the optimiser's moments go on. A student in the middle of its training is worse than
+    it has to be, because its learning rate is high. So that it can be judged, the one that a part gives has learned on
+    for a few steps, at a rate that falls to 0, and its compressors have finished; these steps are not continued.
+
+    Source: judging a training by a short decay from its middle: Hägele et al. 2024, https://arxiv.org/abs/2405.18392.
 
     Args:
         student: Trained and, by compressors, shrunk; left in evaluation mode.
@@ -111,7 +123,7 @@ def distill(
         live: The teacher itself, left as it is; runs only if the loss asks for it, which is slower than cached outputs.
         on_step: Called after every step with the steps done and the steps in all.
         rung: Which part of the training this is; the student is what the part before left.
-        memory: What the part before returned; None where there was none.
+        memory: What the part before left besides the student; None where there was none.
 
     Raises:
         DivergedError: The loss became NaN or infinite.
@@ -125,34 +137,36 @@ def distill(
         _freeze_embeddings(student, settings.train_embeddings)
         run = _Run(student, tokens, (teacher, live), settings, loss, list(compressors), rung)
         run.recall(memory or {})
-        epochs = _train(run, seed, on_step)
-        left = run.memory()
+        trained = _train(run, seed, on_step)
         for compressor in compressors:
             compressor.end()
     student.zero_grad(set_to_none=True)
     student.requires_grad_(True).eval()
-    return Trained(epochs, left)
+    return trained
 
 
-def _train(run: "_Run", seed: int, on_step: Callable[[int, int], None] | None) -> list[Epoch]:
+def _train(run: "_Run", seed: int, on_step: Callable[[int, int], None] | None) -> Trained:
     """Run all steps and sum them up by epoch."""
     epochs: list[Epoch] = []
+    left: Left | None = None
     step, (n_passes, n_skipped) = run.steps.start, divmod(run.steps.start, run.n_batches)
-    while step < run.steps.stop:
+    while step < run.stop:
         start, total, n_rows, taught = time.perf_counter(), 0.0, 0, run.teaching.seconds
         order = _batches(run.tokens, run.settings, seed, n_passes + len(epochs))
         for rows in itertools.islice(order, 0 if epochs else n_skipped, None):
+            if step == run.steps.stop:
+                left = Left(copy.deepcopy(run.student), {name: value.clone() for name, value in run.memory().items()})
             total += run.step(step, rows) * len(rows)
             n_rows += len(rows)
             step += 1
             if on_step is not None:
                 on_step(step, run.n_steps)
-            if step == run.steps.stop:
+            if step == run.stop:
                 break
         seconds = time.perf_counter() - start
         teacher_share = (run.teaching.seconds - taught) / seconds
         epochs.append(Epoch(total / n_rows, seconds, n_rows / seconds, teacher_share))
-    return epochs
+    return Trained(epochs, left or Left(run.student, run.memory()))
 
 
 class _Run:
@@ -173,10 +187,11 @@ class _Run:
         self.n_batches = n_batches(len(tokens), settings)
         self.n_steps = max(1, math.ceil(settings.epochs * self.n_batches))
         self.steps = rung.steps(self.n_steps)
+        self.stop = min(self.n_steps, self.steps.stop + math.ceil(COOLING * len(self.steps)))
         self.device = student.head.out.weight.device
         self.labels = torch.tensor(tokens.labels, dtype=torch.int64)
         for compressor in compressors:
-            compressor.begin(student, len(self.steps))
+            compressor.begin(student, self.stop - self.steps.start)
         rows = settings.batch_size * max(1, round(float(tokens.lengths.mean())))
         self.dtype = precision.choose(settings.precision, rows, student.config.hidden, self.device)
         self.copy = self._copied()
@@ -238,7 +253,7 @@ class _Run:
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM)
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
-            group["lr"] = peak * learning_rate_share(step, self.n_steps, self.settings.warmup)
+            group["lr"] = peak * self._learning_rate_share(step)
         self.optimizer.step()
         for parameter in self.extra:
             parameter.grad = None
@@ -246,6 +261,11 @@ class _Run:
         if any(replaced):
             self.copy = self._copied()
         self.copy.push_weights()
+
+    def _learning_rate_share(self, step: int) -> float:
+        """Return the share of the peak learning rate; it falls to 0 after the part's own steps."""
+        share = learning_rate_share(step, self.n_steps, self.settings.warmup)
+        return share if step < self.steps.stop else share * (self.stop - step) / (self.stop - self.steps.stop + 1)
 
     def _copied(self) -> precision.Copy:
         """Return what computes."""

@@ -59,7 +59,7 @@ def train_student(task: Task, bundle: Bundle) -> dict[str, Any]:
     clock.lap("build")
     taught = (spelled, state.live_teacher(bench.teacher, loss_of(plan.training)))
     compressors = _aimed(plan, student, architecture)
-    trained = _train(student, task, taught, compressors, rung, memory) if rung.end else Trained([], {})
+    trained = _train(student, task, taught, compressors, rung, memory) if rung.end else None
     clock.lap("train")
     final = bench.finish(replace(state, model=student.eval()), plan)
     scored = spelled if final.spelling is state.spelling else _spelled(bundle, final)
@@ -82,7 +82,7 @@ def train_student(task: Task, bundle: Bundle) -> dict[str, Any]:
     result: dict[str, Any] = {
         "metrics": metrics,
         "score": score,
-        "curves": _curves(trained.epochs),
+        "curves": _curves(trained.epochs if trained else ()),
         "reports": [report.to_json() for report in (*final.reports, *(c.report() for c in plan.artefact))],
         "architecture": Architecture(architecture.layers, final.model.config).to_json(),
         "seconds": clock.laps,
@@ -90,8 +90,8 @@ def train_student(task: Task, bundle: Bundle) -> dict[str, Any]:
     if spec["deliver"]:
         result |= {"weights": save(weights_of(final.model)), "artefact": artefact}
         result["tokenizer"] = None if final.spelling is None else tokenizer_to_json(final.spelling.after)
-    if 0 < rung.end < 1:
-        result["checkpoint"] = save_checkpoint(student, trained.memory)
+    if trained and rung.end < 1:
+        result["checkpoint"] = save_checkpoint(*trained.left)
     return result
 
 

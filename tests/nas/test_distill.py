@@ -12,7 +12,7 @@ from compressors.structured import StructuredPruning
 from compressors.weights import WeightPruning
 from nas.bundle import Outputs
 from nas.checkpoint import load_checkpoint, save_checkpoint
-from nas.distill import Rung, distill, learning_rate_share, n_batches
+from nas.distill import Left, Rung, distill, learning_rate_share, n_batches
 from nas.recipe import TrainSettings
 from search_spaces.errors import DivergedError, ShapeError, StateError
 from tests.compressors.encoders import encoder, texts
@@ -188,21 +188,46 @@ def test_a_training_in_parts_takes_the_very_steps_of_one_in_one_go(precision, tr
     said = Outputs(teaching(tokens).logits, states)
 
     def parts(*rungs):
-        student, memory, losses = encoder(), None, []
+        left, losses, judged = Left(encoder(), {}), [], []
         for rung in itertools.pairwise(rungs):
+            student, memory = load_checkpoint(save_checkpoint(*left))  # as between two workers
             loss = Distillation(hidden=1.0)  # learns a projection of its own
-            left = load_checkpoint(save_checkpoint(student, memory))  # as between two workers
-            student, memory = left
-            epochs, memory = distill(
-                student, tokens, said, run, seed=0, loss=loss, rung=Rung(*rung), memory=memory if memory else None
-            )
+            epochs, left = distill(student, tokens, said, run, seed=0, loss=loss, rung=Rung(*rung), memory=memory)
             losses += [epoch.loss for epoch in epochs]
-        return weights(student), losses
+            judged.append(weights(student))
+        return weights(left.student), losses, judged
 
-    whole, _ = parts(0.0, 1.0)
-    climbed, losses = parts(0.0, 0.1, 0.3, 1.0)
+    whole, _, _ = parts(0.0, 1.0)
+    climbed, losses, judged = parts(0.0, 0.1, 0.3, 1.0)
     assert torch.equal(climbed, whole)
+    assert torch.equal(judged[-1], whole)
+    assert not torch.equal(judged[1], whole)
     assert len(losses) == 1 + 1 + 3  # the last part ends the first epoch
+
+
+def test_a_student_judged_early_has_learned_on_at_a_falling_rate():
+    tokens, student, rates = texts(96), encoder(), []
+    run = settings(epochs=5, warmup=0.0)  # 30 steps
+
+    class Watch(WeightPruning):
+        def after_step(self, step, optimizer):
+            rates.append(optimizer.param_groups[0]["lr"] / run.lr)
+            return False
+
+    _, left = distill(
+        student,
+        tokens,
+        teaching(tokens),
+        run,
+        seed=0,
+        loss=Distillation(),
+        compressors=[Watch(0.0)],
+        rung=Rung(0.0, 0.3),
+    )
+    assert rates[:9] == pytest.approx([(30 - step) / 30 for step in range(9)])  # on its way through the whole training
+    assert rates[9:] == pytest.approx([21 / 30 * 3 / 4, 20 / 30 * 2 / 4, 19 / 30 * 1 / 4])
+    assert not torch.equal(weights(student), weights(left.student))
+    assert left.memory["head.out.weight/step"].item() == 9
 
 
 def test_parts_of_a_training_leave_no_step_out_and_repeat_none():
@@ -217,7 +242,7 @@ def test_a_compressor_finishes_in_every_part_of_a_training():
     sparsities = []
     for rung in (Rung(0.0, 0.5), Rung(0.5, 1.0)):
         sparse = WeightPruning(0.5)
-        _, memory = distill(
+        _, (student, memory) = distill(
             student,
             tokens,
             teaching(tokens),
@@ -239,8 +264,9 @@ def test_a_training_goes_on_with_the_moments_of_units_that_were_left():
     for rung in (Rung(0.0, 0.5), Rung(0.5, 1.0)):
         pruning = StructuredPruning(schedule="cubic")
         pruning.aim(target)
-        _, memory = distill(
-            student,
+        judged = student
+        _, (student, memory) = distill(
+            judged,
             tokens,
             teaching(tokens),
             settings(epochs=4),
@@ -250,7 +276,7 @@ def test_a_training_goes_on_with_the_moments_of_units_that_were_left():
             rung=rung,
             memory=memory,
         )
-        assert student.config == target
+        assert judged.config == target
         assert memory["layers.1.query.weight/exp_avg"].shape == (8, 32)
     assert memory["layers.1.query.weight/step"].item() == 24
 
