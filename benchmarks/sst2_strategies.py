@@ -4,22 +4,23 @@
 
 Both begin with the same shapes, train with the same settings on the same machine, one after the other, and share the
 measurements of the profile phase, so that their latencies are those of one predictor. Ours begins its minutes with
-finding seeds by a knapsack. Compared are the fronts of the search phase: accuracy of the quantized artefact on the dev
-set, after full training, at predicted latency. Needs the data folder, as ``sst2.py`` does.
+finding seeds by a knapsack. Compared are the fronts, accuracy of the quantized artefact at predicted latency, three
+times: as the search phase saw them, after full training on the dev set; and, since whoever trains more students also
+has more luck, with every student of a front trained again with another seed, on the dev and on the test set. Needs the
+data folder, as ``sst2.py`` does.
 """
 
 import argparse
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from sst2 import RECIPE, recipe_of, run_search, whole_front
 
 from launch.report_data import report_data
-from launch.results import Candidate
-from nas.pareto import hypervolume
+from nas.engine import open_record
+from nas.pareto import hypervolume, pareto_front
 from nas.recipe import Recipe
 from nas.run_folder import RunFolder
 
@@ -28,7 +29,8 @@ SEARCHERS = {
     "TPE, training in full": ["search.strategy=tpe", "search.options={multivariate: true}"],
 }
 SHARED = ("teacher", "profile.json")  # what the second search need not do again
-BRIEF = ["finalize.finalists=1", "finalize.seeds=1", "finalize.train.epochs=0.05"]
+AGAIN = ["finalize.finalists=100", "finalize.seeds=1"]  # the whole front
+JUDGED = ("search phase, dev", "trained again, dev", "trained again, test")
 LIMIT = "constraints=['latency_ms <= 20%']"  # no student that is not at least five times as fast
 
 
@@ -43,51 +45,61 @@ def main() -> None:
     options.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     chosen = options.parse_args()
     alike = [f"search.minutes={chosen.minutes}", "search.trials=1000", f"search.train.epochs={chosen.epochs}"]
-    alike += [f"search.seed={chosen.seed}", LIMIT, *BRIEF, *chosen.set]
-    fronts, previous = {}, None
+    alike += [f"search.seed={chosen.seed}", LIMIT, *AGAIN, f"finalize.train.epochs={chosen.epochs}", *chosen.set]
+    found, previous = {}, None
     for name, sets in SEARCHERS.items():
         path = chosen.output / sets[0].rpartition("=")[2]
         recipe = recipe_of(RECIPE, chosen.data, [*alike, *sets])
-        fronts[name] = _front(recipe, path, previous)
+        _search(recipe, path, previous)
+        found[name] = fronts(RunFolder(path), recipe)
         previous = path
-    print(json.dumps(compare(fronts), indent=2))
+    for judged in JUDGED:
+        print(f"{judged}: {json.dumps(compare({name: each[judged] for name, each in found.items()}), indent=2)}")
 
 
-def _front(recipe: Recipe, path: Path, previous: Path | None) -> list[Candidate]:
-    """Return the front of a search, which takes over what an earlier one prepared."""
+def _search(recipe: Recipe, path: Path, previous: Path | None) -> None:
+    """Run a search, which takes over what an earlier one prepared."""
     path.mkdir(parents=True)
     for name in SHARED if previous else ():
         source = Path(previous or "") / name
         shutil.copytree(source, path / name) if source.is_dir() else shutil.copy(source, path / name)
     run_search(recipe, path)
-    candidates = report_data(RunFolder(path), recipe).candidates
-    return whole_front([row for row in candidates if not row.remark])  # a remark: it was stopped early
 
 
-def compare(fronts: dict[str, list[Candidate]]) -> dict[str, object]:
-    """Return, of each front, its size, hypervolume, and how many of its members the other one beats or equals.
+def fronts(folder: RunFolder, recipe: Recipe) -> dict[str, np.ndarray]:
+    """Return ``(n, 2)`` costs of the front that a search found, for each way to judge it.
 
-    The worst corner is the worst accuracy and latency on either front.
+    Costs are the negated accuracy, and the logarithm of the latency, which spans two orders.
     """
-    costs = {name: _costs(front) for name, front in fronts.items()}
-    corner = np.concatenate(list(costs.values())).max(axis=0)
-    best = np.concatenate(list(costs.values())).min(axis=0)
-    box = float(np.prod(corner - best))
-    found: dict[str, object] = {}
-    for name, own in costs.items():
-        (other,) = (rows for rival, rows in costs.items() if rival != name)
-        beaten = [bool((other <= row).all(axis=1).any()) for row in own]
-        found[name] = {
-            "front": len(own),
-            "hypervolume": round(hypervolume(own, corner) / box, 4),
-            "beaten_or_equalled": sum(beaten),
-        }
+    candidates = report_data(folder, recipe).candidates
+    rows = whole_front([row for row in candidates if not row.remark])  # a remark: it was stopped early
+    searched = [(row.accuracy, row.latency_ms) for row in rows]
+    students = open_record(folder, recipe).attrs["students"]
+    dev = [(row["accuracy_mean"], row["predicted_latency_ms"]) for row in students]
+    test = [(row["test_mean"], row["predicted_latency_ms"]) for row in students]
+    found = {}
+    for name, points in zip(JUDGED, (searched, dev, test), strict=True):
+        costs = np.array([[-accuracy, np.log(latency_ms)] for accuracy, latency_ms in points])
+        found[name] = costs[pareto_front(costs)]
     return found
 
 
-def _costs(front: Sequence[Candidate]) -> np.ndarray:
-    """Return ``(n, 2)`` costs: negated accuracy, and the logarithm of the latency, which spans two orders."""
-    return np.array([[-row.accuracy, np.log(row.latency_ms)] for row in front])
+def compare(found: dict[str, np.ndarray]) -> dict[str, object]:
+    """Return, of each of two fronts, its size, hypervolume, and how many of its members the other beats or equals.
+
+    The worst corner is the worst accuracy and latency on either front, and the volume of the box between it and the
+    best of both is 1.
+    """
+    corner, best = (getattr(np.concatenate(list(found.values())), end)(axis=0) for end in ("max", "min"))
+    result: dict[str, object] = {}
+    for name, own in found.items():
+        (other,) = (rows for rival, rows in found.items() if rival != name)
+        result[name] = {
+            "front": len(own),
+            "hypervolume": round(hypervolume(own, corner) / float(np.prod(corner - best)), 4),
+            "beaten_or_equalled": sum(bool((other <= row).all(axis=1).any()) for row in own),
+        }
+    return result
 
 
 if __name__ == "__main__":
