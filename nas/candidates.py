@@ -12,14 +12,19 @@ from typing import Any
 from compressors import COMPRESSORS
 from compressors.steps import TRAINED, Step, blocks, check_order
 from nas.recipe import Gene, Recipe
+from search_spaces.dimensions import Choice
 from search_spaces.errors import ConfigError
 from search_spaces.families import FAMILIES
 from search_spaces.families.encoder_model import EncoderConfig
 from search_spaces.families.text_encoder import Architecture
 from search_spaces.registry import unknown_name
-from search_spaces.space import Genes, Space, Value
+from search_spaces.space import Condition, Genes, Space, Value
 
 MOST_VARIANTS = 32  # of one shape
+METHODS = "methods"  # the gene that chooses between lists of compressors
+
+Fixed = Mapping[str, Mapping[str, Gene]]
+"""Compressors in order with the knobs that a recipe fixes."""
 
 
 @dataclass(frozen=True)
@@ -38,18 +43,22 @@ class Candidates:
         """Join the family's space with the compressors' knobs that the recipe leaves open.
 
         Raises:
-            ConfigError: An unknown compressor or knob, a value that is not a choice, or an empty space.
+            ConfigError: An unknown compressor or knob, a value that is not a choice, an empty space, or lists of
+                compressors between which nothing can be chosen.
         """
         self.family = FAMILIES.load(recipe.space.family)()
         self.mode = recipe.space.mode
         self.teacher = teacher
-        self._fixed: dict[str, Mapping[str, Gene]] = dict(recipe.compress)
+        self._lists = _named([recipe.compress, *recipe.or_compress])
+        self._fixed = _united(self._lists)
         self._shapes: Space = self.family.space(teacher, self.mode)
         knobs = {name: _open_knobs(name, fixed) for name, fixed in self._fixed.items()}
         self._knobs = {name: space for name, space in knobs.items() if space.names}
-        joined = self._shapes.joined(*(space.prefixed(name) for name, space in self._knobs.items()))
+        joined = self._join()
         self.space = joined.restricted(recipe.space.genes) if recipe.space.genes else joined
-        _check_order([self._strictest(name) for name in self._fixed])
+        chosen = self.space.dimensions.get(METHODS)
+        for methods in self._lists if chosen is None else chosen.values:
+            _check_order([self._strictest(str(methods), name) for name in self._lists[str(methods)]])
 
     @property
     def need_states(self) -> bool:
@@ -71,6 +80,8 @@ class Candidates:
             f"{name}.{gene}": self._strongest(name, gene) for name, space in self._knobs.items() for gene in space.names
         }
         found: dict[str, dict[str, Value]] = {}
+        if len(self._lists) > 1:
+            knobs[METHODS] = self.space.dimensions[METHODS].default
         for shape in self.family.warm_start(self.teacher, self.mode):
             try:
                 genes = self.space.canonical({**shape, **knobs})
@@ -78,6 +89,23 @@ class Candidates:
                 continue
             found.setdefault(self.space.key(genes), genes)
         return list(found.values())
+
+    def _join(self) -> Space:
+        """Return the space of shapes and knobs; with several lists, a knob counts only where its compressor acts."""
+        prefixed = {name: space.prefixed(name) for name, space in self._knobs.items()}
+        if len(self._lists) == 1:
+            return self._shapes.joined(*prefixed.values())
+        joined = self._shapes.joined(Space({METHODS: Choice(tuple(self._lists))}), *prefixed.values())
+        own: dict[str, Condition] = {}
+        for name, space in prefixed.items():
+            users = tuple(methods for methods, compressors in self._lists.items() if name in compressors)
+            if len(users) < len(self._lists):
+                own |= {gene: Condition(METHODS, users) for gene in space.names}
+        return Space(joined.dimensions, own | dict(joined.conditions))
+
+    def _acting(self, genes: Genes) -> Fixed:
+        """Return the compressors of a candidate."""
+        return self._lists[str(genes.get(METHODS, next(iter(self._lists))))]
 
     def _strongest(self, compressor: str, gene: str) -> Value:
         """Return the last choice of an on-off knob, else the default."""
@@ -92,7 +120,7 @@ class Candidates:
 
     def steps(self, genes: Genes) -> list[Step]:
         """Return the compressors in the recipe's order, with their knobs."""
-        return [Step(name, self._bound(name, genes)) for name in self._fixed]
+        return [Step(name, self._bound(name, genes)) for name in self._acting(genes)]
 
     def _bound(self, compressor: str, genes: Genes) -> dict[str, Any]:
         """Return the knobs of one compressor: those the recipe fixes and those the genes choose."""
@@ -100,9 +128,11 @@ class Candidates:
         chosen = {name.removeprefix(prefix): value for name, value in genes.items() if name.startswith(prefix)}
         return {**self._fixed[compressor], **chosen}
 
-    def _strictest(self, compressor: str) -> Step:
+    def _strictest(self, methods: str, compressor: str) -> Step:
         """Return a compressor with an allowed choice of its knobs that limits what may stand beside it, if one does."""
         defaults = {name: dimension.default for name, dimension in self.space.dimensions.items()}
+        if METHODS in defaults:
+            defaults[METHODS] = methods
         own = [name for name in self.space.names if name.startswith(f"{compressor}.")]
         points = [defaults, *({**defaults, name: value} for name in own for value in _choices(self.space, name))]
         steps = [Step(compressor, self._bound(compressor, self.space.canonical(genes))) for genes in points]
@@ -110,7 +140,7 @@ class Candidates:
 
     def variant(self, genes: Genes) -> str:
         """Return the name of what is done to a shape; students of one shape and variant run equally fast."""
-        bound = {name: self._bound(name, genes) for name in self._fixed if _makes_variants(name)}
+        bound = {name: self._bound(name, genes) for name in self._acting(genes) if _makes_variants(name)}
         names = [name + self._open_words(name, knobs) for name, knobs in bound.items() if knobs.get("enabled", True)]
         return "+".join(names) or "fp32"
 
@@ -132,6 +162,7 @@ class Candidates:
         """
         makers = {name: self._costly(name) for name in self._fixed if _makes_variants(name)}
         names = [f"{name}.{gene}" for name, open_knobs in makers.items() for gene in open_knobs]
+        names += [METHODS] if METHODS in self.space.dimensions else []
         options = [_choices(self.space, name) for name in names]
         found: dict[str, dict[str, Value]] = {}
         for values in itertools.product(*options):
@@ -165,7 +196,7 @@ class Candidates:
     def _compressed(self, genes: Genes, n_words: int | None = None) -> tuple[EncoderConfig, str | None]:
         """Return the config after all that change shapes, and why one of them cannot."""
         config, why = self.architecture(genes).config, None
-        for name in self._fixed:
+        for name in self._acting(genes):
             if hasattr(COMPRESSORS.load(name), "shape"):
                 try:
                     config = COMPRESSORS.load(name)(**self._bound(name, genes)).shape(config)
@@ -178,6 +209,40 @@ class Candidates:
     def describe(self, genes: Genes) -> str:
         """Return the shape and variant in a few words, e.g. ``3 layers (0,2,5), hidden 384, ffn 768, int8``."""
         return f"{self.architecture(genes).describe()}, {self.variant(genes)}"
+
+
+def _named(lists: Sequence[Fixed]) -> dict[str, Fixed]:
+    """Return lists of compressors by their names, e.g. ``distillation+int8``.
+
+    Raises:
+        ConfigError: Two have the same compressors in the same order.
+    """
+    found: dict[str, Fixed] = {}
+    for compressors in lists:
+        name = "+".join(compressors) or "nothing"
+        if name in found:
+            raise ConfigError(
+                f"or_compress: {name} stands in the recipe twice; lists differ in methods or their order."
+            )
+        found[name] = compressors
+    return found
+
+
+def _united(lists: Mapping[str, Fixed]) -> dict[str, Mapping[str, Gene]]:
+    """Return every compressor of all lists with the knobs that the recipe fixes.
+
+    Raises:
+        ConfigError: Two lists fix other knobs of one compressor.
+    """
+    found: dict[str, Mapping[str, Gene]] = {}
+    for methods, compressors in lists.items():
+        for name, fixed in compressors.items():
+            if found.setdefault(name, fixed) != fixed:
+                raise ConfigError(
+                    f"or_compress: {name} has {dict(fixed)} in {methods} and {dict(found[name])} before; give it the "
+                    "same knobs in all lists, and leave out those that the search shall choose."
+                )
+    return found
 
 
 def _check_order(steps: Sequence[Step]) -> None:

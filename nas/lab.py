@@ -138,7 +138,7 @@ def open_lab(recipe: Recipe, folder: RunFolder, progress: Progress) -> Lab:
     folder.create()
     _check_folder(recipe, folder)
     space = SpaceSettings(family=recipe.space.family)
-    recipe = recipe.model_copy(update={"compress": {}, "space": space})
+    recipe = recipe.model_copy(update={"compress": {}, "or_compress": (), "space": space})
     prepared = prepare(recipe, folder, progress, for_search=False)
     device: Device = DEVICES.load(recipe.device.name)(recipe.device)
     reference = device.export(prepared.teacher.model)

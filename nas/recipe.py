@@ -22,7 +22,7 @@ class Section(BaseModel):
 class FineTuneSettings(Section):
     """How a base model without a head becomes the teacher."""
 
-    epochs: int = Field(3, ge=1, description="passes over the training split")
+    epochs: float = Field(3.0, gt=0, description="passes over the training split; fractions allowed")
     lr: float = Field(5e-5, gt=0, description="peak learning rate of AdamW")
     batch_size: int = Field(32, ge=1)
 
@@ -160,6 +160,9 @@ class Recipe(Section):
             "int8": {},
         },
         description="compressors in order; a knob given here is fixed, every other knob is searched",
+    )
+    or_compress: tuple[dict[str, dict[str, Gene]], ...] = Field(
+        (), description="other lists like compress; the search chooses between all of them"
     )
     objectives: tuple[str, ...] = Field(("accuracy", "latency_ms"), min_length=1)
     constraints: tuple[str, ...] = ()

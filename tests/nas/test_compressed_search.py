@@ -103,3 +103,34 @@ def test_delivered_students_load_and_are_what_was_foretold(found: Found) -> None
 def test_what_is_known_of_the_words_outlives_the_search(found: Found) -> None:
     assert set(found.known.n_words.values()) == {N_USED + 4}
     assert set(found.known.n_words) == {"vocabulary+int8"}
+
+
+def test_a_search_chooses_between_lists_of_methods(tmp_path: Path, tiny_teacher: Path, tiny_data: Path) -> None:
+    loss = {"distillation": {"alpha": 0.1, "temperature": 2.0, "hidden": 0.0, "live": False}}
+    recipe = Recipe.model_validate(
+        {
+            "teacher": {"model": str(tiny_teacher)},
+            "data": {"source": str(tiny_data), "validation_share": 0.2},
+            "compress": {**loss, "int8": {"enabled": True}},
+            "or_compress": [{**loss, "static_int8": {"enabled": True, "exclude": ""}}],
+            "search": {
+                "strategy": "random",
+                "trials": 6,
+                "warm_start": False,
+                "profile_shapes": 4,
+                "train": {"epochs": 0.5},
+            },
+            "finalize": {"finalists": 2, "seeds": 1, "train": {"epochs": 0.5}},
+        }
+    )
+    folder = RunFolder(tmp_path / "run")
+    folder.create()
+    engine = Engine(recipe, folder, InProcessExecutor(), NullTracker(), Silent())
+    students = engine.run()
+    seen = set()
+    for trial in engine.record.trials((TrialState.COMPLETE,)):
+        last = trial.user_attrs["genes"]["methods"].rpartition("+")[2]
+        assert trial.user_attrs["reports"][-1]["compressor"] == last
+        seen.add(last)
+    assert seen == {"int8", "static_int8"}
+    assert all((folder.students / row["name"] / "model.onnx").is_file() for row in students)
