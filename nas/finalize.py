@@ -27,6 +27,8 @@ from nas.student import save
 from search_spaces.errors import StateError
 from search_spaces.families.text_encoder import Architecture
 
+ATTEMPTS = 3  # to measure a student while nothing disturbs the device
+
 
 @dataclass(frozen=True)
 class Finalist:
@@ -145,13 +147,28 @@ class Finalize:
         return Finalist(finalist.trial, finalist.name, tuple(read_json(p) for p in paths if p.exists()))
 
     def _measure(self, entrants: Sequence[Finalist], executor: Executor) -> dict[str, dict[str, Any]]:
-        """Measure the delivered artefacts interleaved with the teacher's; nothing else runs meanwhile."""
+        """Measure the delivered artefacts interleaved with the teacher's; nothing else of the search runs meanwhile.
+
+        Where the teacher takes longer than in the profile phase, something else does: that is measured again.
+        """
         if not entrants:
             raise StateError(
                 f"finalize: {len(entrants)} finalists were trained to the end; at least 1 has to be. See log.txt, then "
                 "run nas resume."
             )
         blobs = {f.name: self._part(f, "artefact") for f in entrants}
+        found: dict[str, dict[str, Any]] = {}
+        for _ in range(ATTEMPTS):
+            waiting = {name: blob for name, blob in blobs.items() if name not in found or found[name]["contended"]}
+            if not waiting:
+                break
+            for name, row in self._measure_once(waiting, executor).items():
+                row["contended"] = row["contended"] or row["reference_ms"] > self.known.calm_ms
+                found[name] = min((found.get(name, row), row), key=lambda each: float(each["reference_ms"]))
+        return found
+
+    def _measure_once(self, blobs: dict[str, bytes], executor: Executor) -> dict[str, dict[str, Any]]:
+        """Return a measurement of each artefact."""
         timeout_s = self.recipe.search.trial_timeout_s
         spec = {"candidates": [], "tokens": self.prepared.n_tokens, "quick": False, "timeout_s": timeout_s}
         executor.submit(Task("final-measure", "measure", spec, blobs))

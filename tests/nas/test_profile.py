@@ -1,11 +1,22 @@
+from collections import Counter
+from collections.abc import Collection
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 
 from nas.candidates import Candidates
+from nas.devices.base import Measurement
+from nas.executor import Task
 from nas.objectives import Constraint
-from nas.profile import Profile, check_feasible, design
+from nas.profile import Profile, check_feasible, design, profile
+from nas.progress import Silent
+from nas.run_folder import RunFolder
 from search_spaces.errors import ConfigError, InfeasibleError
-from tests.nas.phases import candidates, known, latency_ms
+from tests.nas.phases import N_TOKENS, Formula, candidates, known, latency_ms
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +109,59 @@ def test_what_a_compressor_cannot_do_is_neither_profiled_nor_worth_training() ->
 def test_compressors_that_fit_no_student_are_refused_with_the_reason() -> None:
     with pytest.raises(ConfigError, match=r"none of 512 students can be made. The first: layer_pruning.keep: 6 is out"):
         design(candidates(compress={"layer_pruning": {"keep": 6}}), 6, 0)
+
+
+class Disturbed(Formula):
+    """A device by formula; the shapes named take half as long again, and the reference a fifth, for some times."""
+
+    def __init__(self, made: Candidates, uids: Collection[str], times: int) -> None:
+        self.seen_of = Counter[str]()
+        super().__init__(partial(self._measured, made, uids, times))
+
+    def _measured(self, made: Candidates, uids: Collection[str], times: int, task: Task) -> dict[str, Any]:
+        self.seen_of[task.uid] += 1
+        is_slow = task.uid in uids and self.seen_of[task.uid] <= times
+        rows = [
+            Measurement(
+                latency_ms(made, genes) * (1.5 if is_slow else 1.0), *(1.0,) * 3, 9, 6.0 if is_slow else 5.0,
+                1.0, False, False, 1.0, int(4 * made.known(genes, N_TOKENS).parameters),
+            ).to_json()
+            for genes in task.spec["candidates"]
+        ]  # fmt: skip
+        return {"measurements": rows, "environment": {}, "reference_bytes": 1000}
+
+
+def measured(made: Candidates, executor: Disturbed, path: Path) -> Profile:
+    folder = RunFolder(path / "run")
+    folder.create()
+    bundle = SimpleNamespace(recipe={"search": {"profile_shapes": 16, "seed": 0, "trial_timeout_s": 10.0}})
+    prepared: Any = SimpleNamespace(candidates=made, bundle=bundle, n_tokens=N_TOKENS)
+    return profile(prepared, folder, executor, Silent())
+
+
+def test_what_disturbed_the_device_for_a_while_is_not_believed(
+    made: Candidates, profiled: Profile, tmp_path: Path
+) -> None:
+    executor = Disturbed(made, ("profile-3", "profile-7", "profile-8"), times=1)
+    found = measured(made, executor, tmp_path)
+    assert {uid for uid, n in executor.seen_of.items() if n == 2} == {"profile-3", "profile-7", "profile-8"}
+    assert found.latency.report == profiled.latency.report
+    assert found.teacher["latency_ms"] == 5.0
+
+
+def test_what_stays_disturbed_is_left_out(made: Candidates, profiled: Profile, tmp_path: Path) -> None:
+    executor = Disturbed(made, ("profile-3", "profile-7", "profile-8"), times=9)
+    found = measured(made, executor, tmp_path)
+    assert max(executor.seen_of.values()) == 2
+    assert found.latency.report.n == profiled.latency.report.n * 13 / 16
+    assert found.latency.report.mape < 2 * profiled.latency.report.mape
+
+
+def test_a_device_that_is_disturbed_most_of_the_time_is_taken_as_it_is(made: Candidates, tmp_path: Path) -> None:
+    executor = Disturbed(made, [f"profile-{i}" for i in range(12)], times=9)
+    found = measured(made, executor, tmp_path)
+    assert found.latency.report.n == 3 * 16
+    assert found.teacher["latency_ms"] == 6.0
 
 
 def _closest(codes: np.ndarray) -> float:
