@@ -1,7 +1,6 @@
 """SST-2 end to end: the headline figures of the README.
 
-    .venv/bin/python benchmarks/sst2.py                 # the whole search, about 45 minutes on two cores
-    .venv/bin/python benchmarks/sst2.py --recipe benchmarks/sst2_joint.yaml    # fewer words, lower rank, more epochs
+    .venv/bin/python benchmarks/sst2.py                 # the whole search, about half an hour on two cores
     .venv/bin/python benchmarks/sst2.py --throughput    # only: our training loop beside a plain one
 
 Needs the data folder (``--data``, default ``../shared/data``) with ``text/sst2`` and ``teachers/sst2-minilm``.
