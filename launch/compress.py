@@ -20,13 +20,13 @@ from launch.recipes import read_values
 from launch.terminal import make_progress
 from nas.checkpoint import weights_of
 from nas.files import MANIFEST, atomic_write, write_json
-from nas.lab import Lab, compress_model, open_lab
+from nas.lab import IDENTITY, Lab, compress_model, open_lab
 from nas.measures import Measures, measure
 from nas.progress import Progress
 from nas.recipe import Recipe
 from nas.run_folder import RunFolder
 from nas.student import save
-from search_spaces.errors import ConfigError
+from search_spaces.errors import ConfigError, NasError
 
 REPORT = "report.json"
 
@@ -57,12 +57,17 @@ def compress(
     folder = _folder(recipe)
     target = output or folder.students / _name(steps)
     _check_target(target)
+    is_new = not folder.path.exists()
     folder.create()
     folder.lock()
     progress = make_progress(folder.log, Console(stderr=True, highlight=False) if as_json else None)
     with quiet_libraries(), stoppable():
         try:
             measures = _work(recipe, folder, progress, steps, target)
+        except NasError:
+            if is_new and {path.name for path in folder.teacher.iterdir()} <= {IDENTITY}:  # nothing to go on from
+                shutil.rmtree(folder.path)
+            raise
         except KeyboardInterrupt:
             progress.warn(f"stopped; what was finished is in {short(folder.path)}, the same command goes on from there")
             return 130

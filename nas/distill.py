@@ -2,7 +2,7 @@
 
 Knows arrays, a student and a loss; not trials, not where the teacher's outputs come from. Fast on a CPU because:
 
-* rows of like length share a batch, so there is next to no padding (`nas.data.tokens.bucketed_batches`);
+* rows of like length share a batch, so there is next to no padding (`nas.schedule`);
 * the teacher's outputs are cached; the teacher runs only for a loss that asks for more than the cache holds;
 * embeddings are frozen, so nothing is computed backwards below the first layer;
 * products run in bfloat16 where that is faster (`nas.precision`), updates in float32 by one fused AdamW call;
@@ -13,7 +13,7 @@ import copy
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -26,16 +26,15 @@ from compressors.base import TrainingCompressor
 from compressors.distillation import Distillation
 from nas import precision
 from nas.bundle import Outputs
-from nas.data.tokens import Batch, Tokens, bucketed_batches
+from nas.data.tokens import Batch, Tokens
 from nas.moments import moments_of, restore_moments
 from nas.recipe import TrainSettings
+from nas.schedule import WHOLE, Rung, Schedule
 from nas.teaching import Teaching
 from search_spaces.errors import DivergedError, ShapeError
 from search_spaces.families.encoder_model import TextEncoder
-from search_spaces.seeding import rng_for
 
 MAX_GRADIENT_NORM = 1.0
-COOLING = 1 / 3  # of the steps of a part: how long a student that is judged before its training ends learns on
 
 
 @dataclass(frozen=True)
@@ -53,21 +52,6 @@ class Epoch:
     seconds: float
     sentences_per_s: float
     teacher_share: float = 0.0
-
-
-class Rung(NamedTuple):
-    """A part of a training, as shares of its steps; ``end`` 0 is no training."""
-
-    begin: float
-    end: float
-
-    def steps(self, n_steps: int) -> range:
-        """Return the steps of this part of ``n_steps``; parts that follow each other share none and leave none out."""
-        first, last = (math.ceil(round(share * n_steps, 6)) for share in self)
-        return range(first, last)
-
-
-WHOLE = Rung(0.0, 1.0)
 
 
 class Left(NamedTuple):
@@ -148,20 +132,20 @@ def distill(
 def _train(run: "_Run", seed: int, on_step: Callable[[int, int], None] | None) -> Trained:
     """Run all steps and sum them up by epoch."""
     epochs: list[Epoch] = []
-    left: Left | None = None
-    step, (n_passes, n_skipped) = run.steps.start, divmod(run.steps.start, run.n_batches)
-    while step < run.stop:
+    left, plan = None, run.schedule
+    step, (n_passes, n_skipped) = plan.steps.start, divmod(plan.steps.start, plan.n_batches)
+    while step < plan.stop:
         start, total, n_rows, taught = time.perf_counter(), 0.0, 0, run.teaching.seconds
-        order = _batches(run.tokens, run.settings, seed, n_passes + len(epochs))
+        order = plan.batches(seed, n_passes + len(epochs))
         for rows in itertools.islice(order, 0 if epochs else n_skipped, None):
-            if step == run.steps.stop:
+            if step == plan.steps.stop:
                 left = Left(copy.deepcopy(run.student), {name: value.clone() for name, value in run.memory().items()})
             total += run.step(step, rows) * len(rows)
             n_rows += len(rows)
             step += 1
             if on_step is not None:
-                on_step(step, run.n_steps)
-            if step == run.stop:
+                on_step(step, plan.n_steps)
+            if step == plan.stop:
                 break
         seconds = time.perf_counter() - start
         teacher_share = (run.teaching.seconds - taught) / seconds
@@ -184,14 +168,11 @@ class _Run:
     ) -> None:
         self.student, self.tokens = student, tokens
         self.settings, self.loss, self.compressors = settings, loss, compressors
-        self.n_batches = n_batches(len(tokens), settings)
-        self.n_steps = max(1, math.ceil(settings.epochs * self.n_batches))
-        self.steps = rung.steps(self.n_steps)
-        self.stop = min(self.n_steps, self.steps.stop + math.ceil(COOLING * len(self.steps)))
+        self.schedule = Schedule(settings, tokens.lengths, rung)
         self.device = student.head.out.weight.device
         self.labels = torch.tensor(tokens.labels, dtype=torch.int64)
         for compressor in compressors:
-            compressor.begin(student, self.stop - self.steps.start)
+            compressor.begin(student, self.schedule.stop - self.schedule.steps.start)
         rows = settings.batch_size * max(1, round(float(tokens.lengths.mean())))
         self.dtype = precision.choose(settings.precision, rows, student.config.hidden, self.device)
         self.copy = self._copied()
@@ -231,13 +212,13 @@ class _Run:
         result = value.item()
         if not math.isfinite(result):
             raise DivergedError(
-                f"distillation step {step + 1} of {self.n_steps}: the loss is {result}; it must be finite. "
+                f"distillation step {step + 1} of {self.schedule.n_steps}: the loss is {result}; it must be finite. "
                 f"Lower lr (now {self.settings.lr:g})."
             )
         value.backward()  # type: ignore[no-untyped-call]
         self.copy.pull_gradients()
         for compressor in self.compressors:
-            compressor.after_backward(step - self.steps.start)
+            compressor.after_backward(step - self.schedule.steps.start)
         self._update(step)
         return result
 
@@ -253,56 +234,19 @@ class _Run:
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM)
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
-            group["lr"] = peak * self._learning_rate_share(step)
+            group["lr"] = peak * self.schedule.learning_rate_share(step)
         self.optimizer.step()
         for parameter in self.extra:
             parameter.grad = None
-        replaced = [compressor.after_step(step - self.steps.start, self.optimizer) for compressor in self.compressors]
+        done = step - self.schedule.steps.start
+        replaced = [compressor.after_step(done, self.optimizer) for compressor in self.compressors]
         if any(replaced):
             self.copy = self._copied()
         self.copy.push_weights()
 
-    def _learning_rate_share(self, step: int) -> float:
-        """Return the share of the peak learning rate; it falls to 0 after the part's own steps."""
-        share = learning_rate_share(step, self.n_steps, self.settings.warmup)
-        return share if step < self.steps.stop else share * (self.stop - step) / (self.stop - self.steps.stop + 1)
-
     def _copied(self) -> precision.Copy:
         """Return what computes."""
         return precision.Copy(self.student, self.dtype, [c.rewrite for c in self.compressors if c.rewrites])
-
-
-def n_batches(n_rows: int, settings: TrainSettings) -> int:
-    """Return the optimiser steps of one pass over ``n_rows`` rows, or over the share of them that is learned from."""
-    return math.ceil(_n_used(n_rows, settings) / settings.batch_size)
-
-
-def _n_used(n_rows: int, settings: TrainSettings) -> int:
-    """Return how many of the training rows are learned from, at least one."""
-    return max(1, round(settings.share * n_rows))
-
-
-def learning_rate_share(step: int, n_steps: int, warmup: float) -> float:
-    """Return the share of the peak learning rate at a step: a linear rise, then a linear fall towards 0.
-
-    Args:
-        step: From 0.
-        n_steps: Steps in all.
-        warmup: Share of the steps that rise, 0..1.
-    """
-    rising = round(warmup * n_steps)
-    if step < rising:
-        return (step + 1) / (rising + 1)
-    return (n_steps - step) / max(1, n_steps - rising)
-
-
-def _batches(tokens: Tokens, settings: TrainSettings, seed: int, epoch: int) -> Iterator[np.ndarray]:
-    """Return the batches of one epoch; a share of the rows is the same in all epochs."""
-    rng, n_used = rng_for(seed, "order", epoch), _n_used(len(tokens), settings)
-    if n_used == len(tokens):
-        return bucketed_batches(tokens.lengths, settings.batch_size, rng)
-    used = np.sort(rng_for(seed, "share").permutation(len(tokens))[:n_used])
-    return (used[rows] for rows in bucketed_batches(tokens.lengths[used], settings.batch_size, rng))
 
 
 def _freeze_embeddings(student: TextEncoder, trained: bool) -> None:

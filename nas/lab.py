@@ -43,6 +43,8 @@ from nas.stages import (
 from search_spaces.errors import ConfigError
 from search_spaces.families.encoder_model import TextEncoder
 
+IDENTITY = "lab.json"  # in the teacher's folder: what the folder was made of
+
 
 @dataclass(frozen=True)
 class Lab:
@@ -287,7 +289,7 @@ def _name(block: Sequence[Step]) -> str:
 
 def _check_folder(recipe: Recipe, folder: RunFolder) -> None:
     """Refuse a folder that was made of another teacher or other data: what it keeps would be taken for ours."""
-    path = folder.teacher / "lab.json"
+    path = folder.teacher / IDENTITY
     told: dict[str, Any] = {
         "teacher": recipe.teacher.model_dump(mode="json"),
         "data": recipe.data.model_dump(mode="json"),

@@ -17,11 +17,12 @@ from nas.bundle import Bundle
 from nas.checkpoint import load_checkpoint, save_checkpoint, untrained_score, weights_of
 from nas.data.tokens import Tokens
 from nas.devices.base import Workload
-from nas.distill import WHOLE, Epoch, Rung, Trained, distill
+from nas.distill import Epoch, Trained, distill
 from nas.executor import Task
 from nas.meter import Stopwatch
 from nas.outputs import accuracy, artefact_logits, predict_logits
 from nas.recipe import TrainSettings
+from nas.schedule import WHOLE, Rung
 from nas.spelling import tokenizer_to_json
 from nas.stages import CALIBRATION_ROWS, State, compress, loss_of, training_of
 from nas.workbench import Plan, Workbench, workbench

@@ -108,20 +108,22 @@ class Yardstick:
         """Return latency, memory and compressed size of a file; nothing else should run meanwhile.
 
         Besides `COLUMNS`: ``low_ms`` to ``high_ms``, the 95 % interval of the median; ``speedup`` over the teacher's
-        file in the same rounds; ``idle_bytes``, what the process took before it loaded the file; ``contended`` and
-        ``noisy``, 1 where the measurement is not to be trusted.
+        file in the same rounds, which took ``reference_ms``; ``idle_bytes``, what the process took before it loaded the
+        file; ``contended`` and ``noisy``, 1 where the measurement is not to be trusted.
         """
         settings = self._lab.recipe.device
         workload = Workload(settings.batch, self._lab.prepared.n_tokens)
         timed = self._lab.device.measure([artefact], self._lab.reference, workload)[0]
         memory = peak_memory(artefact, workload, settings.threads)
         assert timed.speedup is not None  # there is a reference
+        assert timed.reference_ms is not None
         return {
             "latency_ms": timed.median_ms,
             "low_ms": timed.low_ms,
             "high_ms": timed.high_ms,
             "p95_ms": timed.p95_ms,
             "speedup": timed.speedup,
+            "reference_ms": timed.reference_ms,
             "contended": float(timed.contended),
             "noisy": float(timed.noisy),
             "memory_bytes": float(memory.total_bytes),

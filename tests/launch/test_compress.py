@@ -191,6 +191,7 @@ def test_a_teacher_or_data_that_are_not_there_are_one_line(given: list[str], nam
     assert output.startswith("error: ")
     assert words in output
     assert len(output.strip().splitlines()) == 1
+    assert not list(Path("runs").glob("*"))  # nothing is left of it
 
 
 def test_a_folder_in_use_is_left_alone(given: list[str]) -> None:

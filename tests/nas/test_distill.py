@@ -12,8 +12,9 @@ from compressors.structured import StructuredPruning
 from compressors.weights import WeightPruning
 from nas.bundle import Outputs
 from nas.checkpoint import load_checkpoint, save_checkpoint
-from nas.distill import Left, Rung, distill, learning_rate_share, n_batches
+from nas.distill import Left, distill
 from nas.recipe import TrainSettings
+from nas.schedule import Rung
 from search_spaces.errors import DivergedError, ShapeError, StateError
 from tests.compressors.encoders import encoder, texts
 
@@ -170,15 +171,6 @@ def test_no_rows_are_refused():
         distill(encoder(), texts(8).subset(np.arange(0)), None, settings(), seed=0, loss=Distillation())
 
 
-def test_the_learning_rate_rises_then_falls_towards_zero():
-    shares = [learning_rate_share(step, 100, 0.1) for step in range(100)]
-    assert max(shares) == shares[10] == 1.0
-    assert shares[:11] == sorted(shares[:11])
-    assert shares[10:] == sorted(shares[10:], reverse=True)
-    assert 0 < shares[-1] < 0.02
-    assert learning_rate_share(0, 1, 0.0) == 1.0
-
-
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("trained", [False, True])
 def test_a_training_in_parts_takes_the_very_steps_of_one_in_one_go(precision, trained):
@@ -228,13 +220,6 @@ def test_a_student_judged_early_has_learned_on_at_a_falling_rate():
     assert rates[9:] == pytest.approx([21 / 30 * 3 / 4, 20 / 30 * 2 / 4, 19 / 30 * 1 / 4])
     assert not torch.equal(weights(student), weights(left.student))
     assert left.memory["head.out.weight/step"].item() == 9
-
-
-def test_parts_of_a_training_leave_no_step_out_and_repeat_none():
-    for n_steps in (1, 2, 3, 7, 10, 1001):
-        parts = [Rung(*rung).steps(n_steps) for rung in itertools.pairwise([0.0, 0.1, 0.3, 0.7, 1.0])]
-        assert list(itertools.chain(*parts)) == list(range(n_steps))
-        assert parts[0].stop >= 1  # else nothing would be learned before the first judgement
 
 
 def test_a_compressor_finishes_in_every_part_of_a_training():
@@ -378,5 +363,3 @@ def test_a_share_of_the_rows_is_the_same_in_every_epoch_and_shortens_it(monkeypa
     assert first == second
     assert len(set(first)) == len(first) == 48
     assert epochs_of(1)[0] != first
-    assert n_batches(96, settings(share=0.5)) == 3
-    assert n_batches(3, settings(share=0.01)) == 1
