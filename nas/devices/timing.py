@@ -42,7 +42,7 @@ class Patience:
 
 
 THOROUGH = Patience(width=0.02, rounds=(20, 120), attempts=3, block_ms=4.0)
-QUICK = Patience(width=0.04, rounds=(9, 27), attempts=2, block_ms=2.0)
+QUICK = Patience(width=0.04, rounds=(9, 27), attempts=1, block_ms=2.0)  # many shapes; what is off is made again
 
 
 @dataclass(frozen=True)
