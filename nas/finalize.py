@@ -27,7 +27,7 @@ from nas.student import save
 from search_spaces.errors import StateError
 from search_spaces.families.text_encoder import Architecture
 
-ATTEMPTS = 3  # to measure a student while nothing disturbs the device
+ATTEMPTS = 2  # to measure a student while nothing disturbs the device
 
 
 @dataclass(frozen=True)
