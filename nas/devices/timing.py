@@ -41,7 +41,7 @@ class Patience:
     block_ms: float
 
 
-THOROUGH = Patience(width=0.02, rounds=(20, 120), attempts=3, block_ms=4.0)
+THOROUGH = Patience(width=0.02, rounds=(20, 120), attempts=2, block_ms=4.0)
 QUICK = Patience(width=0.04, rounds=(9, 27), attempts=1, block_ms=2.0)  # many shapes; what is off is made again
 
 
