@@ -92,7 +92,8 @@ def distill(
     A training in parts, each continued where the one before left, takes the same steps as one in one go: the learning
     rate, the order of the rows and the optimiser's moments go on. A student in the middle of its training is worse than
     it has to be, because its learning rate is high. So that it can be judged, the one that a part gives has learned on
-    for a few steps, at a rate that falls to 0, and its compressors have finished; these steps are not continued.
+    for a few steps, at a rate that falls to 0; these steps are not continued. Compressors begin and finish in every
+    part, so with one that acts between the steps the parts are not those of a training in one go.
 
     Source: judging a training by a short decay from its middle: Hägele et al. 2024, https://arxiv.org/abs/2405.18392.
 

@@ -148,7 +148,7 @@ def _fine_tuned(recipe: Recipe, teacher: Teacher, train: Tokens, folder: RunFold
     """Return the teacher trained on the labels, and keep it in the run folder."""
     settings = recipe.teacher.finetune
     assert settings is not None
-    progress.say(f"teacher: fine-tuning {recipe.teacher.model} for {settings.epochs:g} epochs")
+    progress.say(f"teacher: fine-tuning {recipe.teacher.model} (epochs: {settings.epochs:g})")
     tuned = fine_tune(teacher, train, settings, recipe.search.seed, _reporter(progress, FINE_TUNING))
     save_teacher(tuned, folder.teacher / "model")
     return tuned

@@ -222,48 +222,43 @@ def test_a_student_judged_early_has_learned_on_at_a_falling_rate():
     assert left.memory["head.out.weight/step"].item() == 9
 
 
-def test_a_compressor_finishes_in_every_part_of_a_training():
-    tokens, student, memory = texts(96), encoder(), None
-    sparsities = []
+def halves(make):
+    """Yield the compressor, the judged student and what is left of each half of a training."""
+    tokens, left = texts(96), Left(encoder(), {})
     for rung in (Rung(0.0, 0.5), Rung(0.5, 1.0)):
-        sparse = WeightPruning(0.5)
-        _, (student, memory) = distill(
+        student, compressor = left.student, make()
+        run = settings(epochs=4)
+        _, left = distill(
             student,
             tokens,
             teaching(tokens),
-            settings(epochs=4),
+            run,
             seed=0,
             loss=Distillation(),
-            compressors=[sparse],
+            compressors=[compressor],
             rung=rung,
-            memory=memory,
+            memory=left.memory,
         )
-        sparsities.append(sparse.report().figures["sparsity"])
+        yield compressor, student, left
+
+
+def test_a_compressor_finishes_in_every_part_of_a_training():
+    sparsities = [sparse.report().figures["sparsity"] for sparse, _, _ in halves(lambda: WeightPruning(0.5))]
     assert sparsities == pytest.approx([0.5, 0.5], abs=1e-2)
 
 
 def test_a_training_goes_on_with_the_moments_of_units_that_were_left():
-    tokens, student = texts(96), encoder()
-    target = replace(student.config, heads=(2, 1), ffn=(32, 32))
-    memory = None
-    for rung in (Rung(0.0, 0.5), Rung(0.5, 1.0)):
+    target = replace(encoder().config, heads=(2, 1), ffn=(32, 32))
+
+    def cutting():
         pruning = StructuredPruning(schedule="cubic")
         pruning.aim(target)
-        judged = student
-        _, (student, memory) = distill(
-            judged,
-            tokens,
-            teaching(tokens),
-            settings(epochs=4),
-            seed=0,
-            loss=Distillation(),
-            compressors=[pruning],
-            rung=rung,
-            memory=memory,
-        )
-        assert judged.config == target
-        assert memory["layers.1.query.weight/exp_avg"].shape == (8, 32)
-    assert memory["layers.1.query.weight/step"].item() == 24
+        return pruning
+
+    parts = list(halves(cutting))
+    assert [student.config for _, student, _ in parts] == [target, target]
+    assert all(left.memory["layers.1.query.weight/exp_avg"].shape == (8, 32) for _, _, left in parts)
+    assert parts[-1][2].memory["layers.1.query.weight/step"].item() == 24
 
 
 def sharpened(model):
