@@ -15,7 +15,7 @@ from nas.pareto import pareto_front
 from nas.recipe import Recipe
 from nas.record import FrozenTrial, Record, TrialState
 from nas.run_folder import RunFolder
-from nas.rungs import stopped_at, trained_in_full
+from nas.rungs import latest, stopped_at, trained_in_full
 from search_spaces.errors import ConfigError
 
 
@@ -98,7 +98,7 @@ def _student(row: Mapping[str, Any]) -> Student:
 
 def _candidates(record: Record, recipe: Recipe) -> tuple[Candidate, ...]:
     """Return every student of the search phase; the front is that of the feasible ones trained in full."""
-    trials = record.trials((TrialState.COMPLETE,))
+    trials = latest(record.trials((TrialState.COMPLETE,)))
     feasible = [max(trial.constraints.values(), default=0.0) <= 0 for trial in trials]
     objectives = [Objective.of(name) for name in recipe.objectives]
     full = {trial.number for trial in trained_in_full(trials)}
@@ -130,7 +130,7 @@ def _counts(folder: RunFolder, record: Record) -> dict[str, int]:
     shapes = {str(row["genes"]) for row in read_json(folder.profile)["rows"]} if folder.profile.exists() else set()
     return {
         "artefacts profiled": len(shapes),
-        "students trained": len(record.trials((TrialState.COMPLETE,))),
+        "students trained": len(latest(record.trials((TrialState.COMPLETE,)))),
         "failed": len(record.trials((TrialState.FAIL,))),
         "refused before training": len(record.trials((TrialState.PRUNED,))),
     }

@@ -32,7 +32,7 @@ from nas.recipe import Recipe
 from nas.record import Record
 from nas.retry import RetryingExecutor
 from nas.run_folder import RunFolder
-from nas.rungs import Rungs, in_words, stopped_at, trained_in_full
+from nas.rungs import CONTINUES, Rungs, in_words, latest, stopped_at, trained_in_full
 from nas.search import Search
 from nas.seeds import knapsack_seeds
 from nas.sensitivity import of_rows, to_rows
@@ -187,7 +187,7 @@ class Engine:
 
     def _snapshot(self, known: Profile, running: int, left_s: float) -> Snapshot:
         """Return the state of the search for a live display."""
-        ended = self.record.trials(ENDED)
+        ended = latest(self.record.trials(ENDED))
         complete = [t for t in ended if t.state == TrialState.COMPLETE]
         rows = [_front_row(t) for t in complete]
         full = {t.number for t in trained_in_full(complete)}
@@ -335,7 +335,9 @@ def _trial_run(trial: FrozenTrial) -> TrialRun:
     attrs = trial.user_attrs
     state: State = "finished" if trial.state == TrialState.COMPLETE else "failed"
     tags: dict[str, str] = {
-        name: str(attrs[name]) for name in ("shape", "cause", "message", "predicted", "rung") if name in attrs
+        name: str(attrs[name])
+        for name in ("shape", "cause", "message", "predicted", "rung", CONTINUES)
+        if name in attrs
     }
     return TrialRun(
         trial.number,

@@ -21,7 +21,7 @@ from nas.progress import Progress, Snapshot
 from nas.recipe import Recipe
 from nas.record import Record
 from nas.run_folder import RunFolder
-from nas.rungs import trained_in_full
+from nas.rungs import latest, trained_in_full
 from nas.spelling import with_content
 from nas.student import save
 from search_spaces.errors import StateError
@@ -79,7 +79,7 @@ class Finalize:
         if not trials:
             n_failed = len(self.record.trials((TrialState.FAIL,)))
             raise StateError(f"finalize: all {n_failed} trials failed; see why in log.txt, then run nas resume.")
-        trials = trained_in_full(trials)
+        trials = trained_in_full(latest(trials))
         metrics = [trial.user_attrs["metrics"] for trial in trials]
         costs = np.array([[o.cost(known[o.name]) for o in self.objectives] for known in metrics])
         misses = np.array([max(t.constraints.values(), default=0.0) for t in trials])

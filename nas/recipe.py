@@ -86,7 +86,6 @@ class FidelitySettings(Section):
     )
     eta: float = Field(3.0, gt=1, description="one in eta goes on")
     buckets: int = Field(3, ge=1, description="latency ranges within which students compete")
-    minimum: int = Field(1, ge=1, description="everybody goes on while fewer than this competed")
 
     @field_validator("rungs")
     @classmethod
