@@ -51,6 +51,8 @@ class Distillation:
         relation: float = 0.0,
         cosine: float = 0.0,
         similarity: float = 0.0,
+        embedding: float = 0.0,
+        contrastive: float = 0.0,
     ) -> None:
         """Bind the knobs; every weight is 0 for no such term.
 
@@ -66,6 +68,8 @@ class Distillation:
             relation: Weight of the relations of queries to keys and of values to values, last layer.
             cosine: Weight of the direction of the hidden states, last layer.
             similarity: Weight of the likeness of the batch's rows, by their first tokens after the last layer.
+            embedding: Weight of the embeddings of all tokens, which learn then.
+            contrastive: Weight of telling the batch's rows apart, by their first tokens after the last layer.
 
         Raises:
             ConfigError: A knob is out of its range, or needs the live teacher and ``live`` is False.
@@ -76,7 +80,8 @@ class Distillation:
             raise ConfigError(f"distillation.temperature: {temperature} is out of range; above 0.")
         if layer_map not in LAYER_MAPS:
             raise unknown_name(f"{self.name}.layer_map", layer_map, list(LAYER_MAPS))
-        weights = dict(zip(LIVE_TERMS, (tokens, attention, relation, cosine, similarity), strict=True))
+        live_weights = (tokens, attention, relation, cosine, similarity, embedding, contrastive)
+        weights = dict(zip(LIVE_TERMS, live_weights, strict=True))
         for name, weight in {"hidden": hidden, **weights}.items():
             if not (weight >= 0 and math.isfinite(weight)):
                 raise ConfigError(f"distillation.{name}: {weight} is out of range; 0 or more.")
@@ -90,6 +95,7 @@ class Distillation:
         self.alpha, self.temperature, self.hidden = alpha, temperature, hidden
         self.needs = Need.STATES | Need.CACHE if hidden else NOTHING
         self.needs |= Need.STATES | Need.LIVE if self._live.wanted else NOTHING
+        self.needs |= Need.EMBEDDINGS if embedding else NOTHING
         self._projection: nn.Linear | None = None
 
     @classmethod

@@ -4,7 +4,7 @@ Knows arrays, a student and a loss; not trials, not where the teacher's outputs 
 
 * rows of like length share a batch, so there is next to no padding (`nas.schedule`);
 * the teacher's outputs are cached; the teacher runs only for a loss that asks for more than the cache holds;
-* embeddings are frozen, so nothing is computed backwards below the first layer;
+* embeddings are frozen unless asked for, so nothing is computed backwards below the first layer;
 * products run in bfloat16 where that is faster (`nas.precision`), updates in float32 by one fused AdamW call;
 * a student that imitates a teacher is trained without dropout, whose random numbers cost more than an activation.
 """
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from compressors.answers import ask
+from compressors.answers import Need, ask
 from compressors.base import TrainingCompressor
 from compressors.distillation import Distillation
 from nas import precision
@@ -119,7 +119,7 @@ def distill(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         student.train(teacher is None)
-        _freeze_embeddings(student, settings.train_embeddings)
+        _freeze_embeddings(student, settings.train_embeddings or Need.EMBEDDINGS in loss.needs)
         run = _Run(student, tokens, (teacher, live), settings, loss, list(compressors), rung)
         run.recall(memory or {})
         trained = _train(run, seed, on_step)
