@@ -110,6 +110,11 @@ class QuantizationAware(Inner):
         """Return whether anything is rounded."""
         return self.scheme != "none" or self.activations != "none"
 
+    @property
+    def is_settled(self) -> bool:
+        """Return whether everything is rounded by now."""
+        return self._step >= self.start * self._n_steps
+
     def begin(self, student: nn.Module, n_steps: int) -> None:
         """Take the student in hand; nothing is rounded yet.
 
@@ -123,7 +128,7 @@ class QuantizationAware(Inner):
 
     def rewrite(self, twin: nn.Module) -> None:
         """Round the twin's weights, and once a twin hook the rounding of its inputs, when its time has come."""
-        if self._step < self.start * self._n_steps:
+        if not self.is_settled:
             return
         if self.scheme != "none":
             with torch.no_grad():

@@ -87,6 +87,11 @@ class StructuredPruning(Inner):
         """Return True if it cuts: `compressors.units` cuts plain layers only."""
         return self.is_gradual
 
+    @property
+    def is_settled(self) -> bool:
+        """Return whether the target shape is reached."""
+        return not self._is_cutting()
+
     def aim(self, target: EncoderConfig) -> None:
         """Set the shape to reach; needed before `begin` when gradual."""
         self._target = target
