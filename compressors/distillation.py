@@ -15,6 +15,7 @@ from compressors.answers import NOTHING, Answers, Need
 from compressors.base import Phase, Report
 from compressors.layer_map import LAYER_MAPS, spread
 from compressors.live_terms import LIVE_TERMS, LiveTerms
+from compressors.terms import MASKED
 from search_spaces.dimensions import Choice
 from search_spaces.errors import ConfigError, ShapeError, StateError
 from search_spaces.families.encoder_model import TextEncoder
@@ -163,9 +164,12 @@ class Distillation:
 
         Args:
             student_logits: ``(rows, labels)`` float32.
-            teacher_logits: The same shape; None = labels only, whatever alpha is.
+            teacher_logits: The same shape; None = labels only, whatever alpha is. Where a teacher's logit is `MASKED`,
+                it has no such label, and the student is not asked for it: rows of several teachers share a batch.
             labels: ``(rows,)`` int64.
         """
+        if teacher_logits is not None:
+            student_logits = student_logits.masked_fill(teacher_logits <= MASKED, MASKED)
         if teacher_logits is None or self.alpha == 1:
             return F.cross_entropy(student_logits, labels)
         soft = F.log_softmax(student_logits / self.temperature, dim=-1)

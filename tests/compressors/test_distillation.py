@@ -9,6 +9,7 @@ from compressors.answers import NOTHING, Need, ask
 from compressors.distillation import Distillation
 from compressors.live_terms import LIVE_TERMS, LiveTerms
 from compressors.terms import (
+    MASKED,
     attention_distance,
     contrastive_loss,
     relation_divergence,
@@ -36,6 +37,26 @@ def test_the_loss_is_the_formula_written_out():
 
 def test_imitating_oneself_costs_nothing():
     assert float(Distillation(alpha=0.0).loss(TEACHER, TEACHER, LABELS)) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+def test_rows_of_several_teachers_in_one_batch_cost_what_they_cost_apart(alpha):
+    loss = Distillation(alpha=alpha)
+    parts = ((slice(0, 2), TEACHER[:, :2], LABELS), (slice(2, 5), TEACHER.flip(1), 1 + LABELS))
+    logits = torch.randn(4, 5, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    target = torch.full((4, 5), MASKED)
+    apart = []
+    for i, (columns, teacher, labels) in enumerate(parts):
+        rows = slice(2 * i, 2 * i + 2)
+        target[rows, columns] = teacher
+        apart.append(loss.loss(logits[rows, columns], teacher, labels))
+    together = loss.loss(logits, target, torch.cat([labels + part.start for part, _, labels in parts]))
+    assert together.item() == pytest.approx(torch.stack(apart).mean().item(), rel=1e-5)
+    (gradient,) = torch.autograd.grad(together, logits)
+    assert not gradient[:2, 2:].any()
+    assert not gradient[2:, :2].any()
+    assert gradient[:2, :2].any()
+    assert gradient[2:, 2:].any()
 
 
 def test_without_a_teacher_only_the_labels_count():
