@@ -21,11 +21,13 @@ class Need(Flag):
         STATES: The hidden states of the student.
         CACHE: The teacher's hidden states of the first token, which are cached.
         LIVE: The teacher itself, run on every batch: the rest is too large to be cached.
+        EMBEDDINGS: Embeddings of the student that learn; a training run freezes them otherwise.
     """
 
     STATES = auto()
     CACHE = auto()
     LIVE = auto()
+    EMBEDDINGS = auto()
 
 
 NOTHING = Need(0)

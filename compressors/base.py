@@ -141,6 +141,11 @@ class TrainingCompressor(Compressor, Protocol):
         """Return whether `rewrite` does anything with these knobs; if not, the student itself may be what computes."""
         ...
 
+    @property
+    def is_settled(self) -> bool:
+        """Return whether all is done that is to be done at some step, so that a training may end before its last."""
+        ...
+
     def begin(self, student: nn.Module, n_steps: int) -> None:
         """Take the student in hand before the first of ``n_steps`` steps; parameters added here are trained."""
         ...
@@ -179,6 +184,11 @@ class Inner:
     def rewrites(self) -> bool:
         """Return False."""
         return False
+
+    @property
+    def is_settled(self) -> bool:
+        """Return True."""
+        return True
 
     def begin(self, student: nn.Module, n_steps: int) -> None:
         """Do nothing; see `TrainingCompressor`, as for all below."""

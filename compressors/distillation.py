@@ -15,6 +15,7 @@ from compressors.answers import NOTHING, Answers, Need
 from compressors.base import Phase, Report
 from compressors.layer_map import LAYER_MAPS, spread
 from compressors.live_terms import LIVE_TERMS, LiveTerms
+from compressors.terms import MASKED
 from search_spaces.dimensions import Choice
 from search_spaces.errors import ConfigError, ShapeError, StateError
 from search_spaces.families.encoder_model import TextEncoder
@@ -51,6 +52,8 @@ class Distillation:
         relation: float = 0.0,
         cosine: float = 0.0,
         similarity: float = 0.0,
+        embedding: float = 0.0,
+        contrastive: float = 0.0,
     ) -> None:
         """Bind the knobs; every weight is 0 for no such term.
 
@@ -66,6 +69,8 @@ class Distillation:
             relation: Weight of the relations of queries to keys and of values to values, last layer.
             cosine: Weight of the direction of the hidden states, last layer.
             similarity: Weight of the likeness of the batch's rows, by their first tokens after the last layer.
+            embedding: Weight of the embeddings of all tokens, which learn then.
+            contrastive: Weight of telling the batch's rows apart, by their first tokens after the last layer.
 
         Raises:
             ConfigError: A knob is out of its range, or needs the live teacher and ``live`` is False.
@@ -76,7 +81,8 @@ class Distillation:
             raise ConfigError(f"distillation.temperature: {temperature} is out of range; above 0.")
         if layer_map not in LAYER_MAPS:
             raise unknown_name(f"{self.name}.layer_map", layer_map, list(LAYER_MAPS))
-        weights = dict(zip(LIVE_TERMS, (tokens, attention, relation, cosine, similarity), strict=True))
+        live_weights = (tokens, attention, relation, cosine, similarity, embedding, contrastive)
+        weights = dict(zip(LIVE_TERMS, live_weights, strict=True))
         for name, weight in {"hidden": hidden, **weights}.items():
             if not (weight >= 0 and math.isfinite(weight)):
                 raise ConfigError(f"distillation.{name}: {weight} is out of range; 0 or more.")
@@ -90,6 +96,7 @@ class Distillation:
         self.alpha, self.temperature, self.hidden = alpha, temperature, hidden
         self.needs = Need.STATES | Need.CACHE if hidden else NOTHING
         self.needs |= Need.STATES | Need.LIVE if self._live.wanted else NOTHING
+        self.needs |= Need.EMBEDDINGS if embedding else NOTHING
         self._projection: nn.Linear | None = None
 
     @classmethod
@@ -157,9 +164,12 @@ class Distillation:
 
         Args:
             student_logits: ``(rows, labels)`` float32.
-            teacher_logits: The same shape; None = labels only, whatever alpha is.
+            teacher_logits: The same shape; None = labels only, whatever alpha is. Where a teacher's logit is `MASKED`,
+                it has no such label, and the student is not asked for it: rows of several teachers share a batch.
             labels: ``(rows,)`` int64.
         """
+        if teacher_logits is not None:
+            student_logits = student_logits.masked_fill(teacher_logits <= MASKED, MASKED)
         if teacher_logits is None or self.alpha == 1:
             return F.cross_entropy(student_logits, labels)
         soft = F.log_softmax(student_logits / self.temperature, dim=-1)

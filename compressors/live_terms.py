@@ -13,7 +13,7 @@ from compressors import terms
 from compressors.answers import Answers
 from compressors.layer_map import closest_layers, fixed_pairs, taught_layers
 
-LIVE_TERMS = ("tokens", "attention", "relation", "cosine", "similarity")
+LIVE_TERMS = ("tokens", "attention", "relation", "cosine", "similarity", "embedding", "contrastive")
 
 Project = Callable[[Tensor], Tensor]
 """Turns ``(..., student's hidden)`` of any float type into ``(..., teacher's hidden)`` float32."""
@@ -58,6 +58,8 @@ class LiveTerms:
             "relation": lambda: _relation(student, teacher, mask),
             "cosine": lambda: terms.cosine_distance(project(last), goal, mask),
             "similarity": lambda: terms.similarity_distance(last[:, 0], goal[:, 0]),
+            "embedding": lambda: terms.token_distance(project(student.states[0]), teacher.states[0], mask),
+            "contrastive": lambda: terms.contrastive_loss(project(last[:, 0]), goal[:, 0]),
         }
         return torch.stack([self.weights[name] * found[name]() for name in self.wanted]).sum()
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from compressors.activations import RoundedInput
 from compressors.base import Change, Inner, Phase, Report, Skip
+from compressors.learned_range import LearnedRange
 from compressors.learned_step import LearnedStep
 from compressors.quantizable import LAYERS, quantizable, size_figures, untouched
 from compressors.schemes import SCHEMES, Uniform, scheme_for, uniform_for
@@ -20,7 +21,7 @@ from search_spaces.registry import unknown_name
 from search_spaces.space import Condition, Space
 
 KNOWN = ("none", *SCHEMES, "lsq")
-MODES = ("none", "dynamic", "moving")
+MODES = ("none", "dynamic", "moving", "learned")
 MEMORY = 0.99  # of moving ranges
 
 
@@ -31,7 +32,8 @@ class QuantizationAware(Inner):
     what is exported is what was trained. Inputs are rounded in training only; a runtime rounds its own.
 
     Source: Bengio et al. 2013, https://arxiv.org/abs/1308.3432 (straight through); Jacob et al. 2018,
-    https://arxiv.org/abs/1712.05877, sec. 3 (activations); ``lsq``: `compressors.learned_step`.
+    https://arxiv.org/abs/1712.05877, sec. 3 (activations); ``lsq``: `compressors.learned_step`; ``learned``:
+    `compressors.learned_range`.
     """
 
     name: ClassVar[str] = "quantization_aware"
@@ -54,7 +56,8 @@ class QuantizationAware(Inner):
             scheme: How weights are rounded: ``none``, a scheme of `compressors.schemes`, or ``lsq``, whose steps learn.
             bits: Of a weight; None = the most of the scheme.
             per_channel: A scale for every output channel; tables of embeddings always have one for all.
-            activations: ``none``, ``dynamic`` (range of every batch) or ``moving`` (average of the ranges).
+            activations: ``none``, ``dynamic`` (range of every batch), ``moving`` (average of the ranges) or ``learned``
+                (both ends of the range learn).
             activation_bits: Of an input, affine.
             start: Share of the steps before which training is plain, 0 to below 1.
             embeddings: Whether tables are rounded too.
@@ -77,7 +80,8 @@ class QuantizationAware(Inner):
         self._twin: nn.Module | None = None  # the one that has hooks
         self._layers: list[str] = []
         self._learned: dict[str, LearnedStep] = {}
-        self._inputs: dict[str, RoundedInput] = {}
+        self._inputs: dict[str, RoundedInput | LearnedRange] = {}
+        self._optimizer: torch.optim.Optimizer | None = None  # of learned ranges
         self._step = self._n_steps = 0
 
     @classmethod
@@ -99,7 +103,7 @@ class QuantizationAware(Inner):
                 "bits": Condition("scheme", evenly),
                 "per_channel": Condition("scheme", rounding),
                 "activations": Condition("scheme", rounding),
-                "activation_bits": Condition("activations", ("dynamic", "moving")),
+                "activation_bits": Condition("activations", MODES[1:]),
                 "start": Condition("scheme", rounding),
                 "embeddings": Condition("scheme", rounding),
             },
@@ -110,6 +114,11 @@ class QuantizationAware(Inner):
         """Return whether anything is rounded."""
         return self.scheme != "none" or self.activations != "none"
 
+    @property
+    def is_settled(self) -> bool:
+        """Return whether everything is rounded by now."""
+        return self._step >= self.start * self._n_steps
+
     def begin(self, student: nn.Module, n_steps: int) -> None:
         """Take the student in hand; nothing is rounded yet.
 
@@ -117,13 +126,13 @@ class QuantizationAware(Inner):
             ConfigError: No layer can be quantized.
         """
         self._student, self._n_steps, self._step = student, n_steps, 0
-        self._twin, self._layers, self._learned, self._inputs = None, [], {}, {}
+        self._twin, self._optimizer, self._layers, self._learned, self._inputs = None, None, [], {}, {}
         if self.rewrites:
             self._layers = list(quantizable(self.name, student, self.embeddings))
 
     def rewrite(self, twin: nn.Module) -> None:
         """Round the twin's weights, and once a twin hook the rounding of its inputs, when its time has come."""
-        if self._step < self.start * self._n_steps:
+        if not self.is_settled:
             return
         if self.scheme != "none":
             with torch.no_grad():
@@ -141,9 +150,17 @@ class QuantizationAware(Inner):
                 learned.take_gradient(gradient)
 
     def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> bool:
-        """Move the learned steps at the weights' learning rate; never replaces parameters."""
+        """Move the learned steps and ranges at the weights' learning rate; never replaces parameters."""
+        lr = float(optimizer.param_groups[0]["lr"])
         for learned in self._learned.values():
-            learned.update(float(optimizer.param_groups[0]["lr"]))
+            learned.update(lr)
+        if self._optimizer is not None:
+            self._optimizer.param_groups[0]["lr"] = lr
+            self._optimizer.step()
+            self._optimizer.zero_grad()
+            for given in self._inputs.values():
+                assert isinstance(given, LearnedRange)
+                given.stay_open()
         self._step = step + 1
         return False
 
@@ -183,14 +200,24 @@ class QuantizationAware(Inner):
         return self._learned[name].round(weight)
 
     def _hook(self, twin: nn.Module) -> None:
-        """Round what enters a new twin's layers; moving ranges go on."""
+        """Round what enters a new twin's layers; moving and learned ranges go on."""
         for name in self._layers:
             module = twin.get_submodule(name)
             if isinstance(module, LAYERS):
-                memory = MEMORY if self.activations == "moving" else None
-                new = RoundedInput(self._activation_scheme, self.activation_bits, memory=memory)
-                module.register_forward_pre_hook(self._inputs.setdefault(name, new))
+                if name not in self._inputs:
+                    self._inputs[name] = self._rounding(_weight(twin, name).device)
+                module.register_forward_pre_hook(self._inputs[name])
         self._twin = twin
+        moved = [given.moved for given in self._inputs.values() if isinstance(given, LearnedRange)]
+        if moved and self._optimizer is None:
+            self._optimizer = torch.optim.Adam(moved)
+
+    def _rounding(self, device: torch.device) -> RoundedInput | LearnedRange:
+        """Return what rounds the inputs of one layer."""
+        if self.activations == "learned":
+            return LearnedRange(self.activation_bits, device)
+        memory = MEMORY if self.activations == "moving" else None
+        return RoundedInput(self._activation_scheme, self.activation_bits, memory=memory)
 
     def _why_not_kept(self) -> list[Skip]:
         """Return what the student does not keep, or what no runtime does faster."""

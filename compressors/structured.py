@@ -1,8 +1,9 @@
 """Structured pruning: whole attention heads and FFN neurons go, and the student really gets smaller and faster.
 
-With schedule ``oneshot`` the slice that the student inherited is final. With ``cubic`` the student starts wide and is
+With schedule ``oneshot`` the slice that the student inherited is final. With the others the student starts wide and is
 cut, while it learns, in a few milestones to exactly the target shape: what to keep is decided by the student's own
-gradients and not once and for all by the teacher's.
+gradients and not once and for all by the teacher's. ``cubic`` cuts often and most at first; ``progressive`` cuts
+rarely, each time by the same share of at most 30 %, and lets the student recover for as long after a cut as before it.
 
 Knows encoders and optimisers; not losses, not the search.
 """
@@ -14,14 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from compressors.base import Change, Inner, Phase, Report, Skip
-from compressors.schedule import cubic
+from compressors.schedule import cubic, geometric, rounds
 from compressors.units import Cut, block_units, cut_parameter, head_scores, neuron_scores
 from search_spaces.dimensions import Choice
 from search_spaces.errors import ConfigError, StateError
 from search_spaces.families.encoder_model import EncoderConfig, Layer, TextEncoder
+from search_spaces.registry import unknown_name
 from search_spaces.space import Condition, Space
 
-MILESTONES = 8
+SCHEDULES = ("oneshot", "cubic", "progressive")
+GRADUAL = SCHEDULES[1:]
+MILESTONES = 8  # of the cubic schedule
 NEURON_MULTIPLE = 32  # widths between milestones; odd widths are slow
 SCORE_EVERY = 4  # steps; scores move slowly and cost a pass over the weights
 MEMORY = 0.9  # of the moving average of scores
@@ -31,7 +35,7 @@ class StructuredPruning(Inner):
     """Cut heads and FFN neurons of a student to a target shape while it is trained.
 
     Source: Zhu and Gupta 2017, https://arxiv.org/abs/1710.01878 (schedule); Hou et al. 2020 (DynaBERT),
-    https://arxiv.org/abs/2004.04037, sec. 2.1 (importance of heads and neurons).
+    https://arxiv.org/abs/2004.04037, sec. 2.1 (importance of heads and neurons); see `compressors.schedule.rounds`.
     """
 
     name: ClassVar[str] = "structured_pruning"
@@ -42,15 +46,15 @@ class StructuredPruning(Inner):
         """Bind the knobs.
 
         Args:
-            schedule: ``oneshot`` or ``cubic``.
+            schedule: ``oneshot``, ``cubic``, or ``progressive`` (one cut up to 30 %, two up to 51 %, three up to 66 %).
             criterion: ``first_order`` (|weight * gradient|, averaged over steps) or ``magnitude`` (of the weights).
             end: Share of the steps after which the target shape is reached, above 0 up to 1.
 
         Raises:
             ConfigError: A knob is not one of these.
         """
-        if schedule not in ("oneshot", "cubic"):
-            raise ConfigError(f"structured_pruning.schedule: {schedule!r} is unknown; known: oneshot, cubic.")
+        if schedule not in SCHEDULES:
+            raise unknown_name("structured_pruning.schedule", schedule, list(SCHEDULES))
         if criterion not in ("first_order", "magnitude"):
             raise ConfigError(f"structured_pruning.criterion: {criterion!r} is unknown; known: first_order, magnitude.")
         if not 0 < end <= 1:
@@ -59,29 +63,34 @@ class StructuredPruning(Inner):
         self._target: EncoderConfig | None = None
         self._student: TextEncoder | None = None
         self._scores: dict[str, Tensor] = {}
-        self._n_steps, self._milestone = 0, 0
+        self._n_steps, self._milestone, self._n_milestones = 0, 0, MILESTONES
 
     @classmethod
     def space(cls) -> Space:
-        """Return the knobs; ``criterion`` and ``end`` mean something only on the cubic schedule."""
+        """Return the knobs; ``criterion`` and ``end`` mean something only where the student is cut."""
         return Space(
             {
-                "schedule": Choice(("oneshot", "cubic")),
+                "schedule": Choice(SCHEDULES),
                 "criterion": Choice(("first_order", "magnitude")),
                 "end": Choice((0.5, 0.7), ordered=True),
             },
-            {"criterion": Condition("schedule", ("cubic",)), "end": Condition("schedule", ("cubic",))},
+            {"criterion": Condition("schedule", GRADUAL), "end": Condition("schedule", GRADUAL)},
         )
 
     @property
     def is_gradual(self) -> bool:
         """Return True if the student starts wider than its target."""
-        return self.schedule == "cubic"
+        return self.schedule in GRADUAL
 
     @property
     def needs_plain(self) -> bool:
         """Return True if it cuts: `compressors.units` cuts plain layers only."""
         return self.is_gradual
+
+    @property
+    def is_settled(self) -> bool:
+        """Return whether the target shape is reached."""
+        return not self._is_cutting()
 
     def aim(self, target: EncoderConfig) -> None:
         """Set the shape to reach; needed before `begin` when gradual."""
@@ -107,6 +116,10 @@ class StructuredPruning(Inner):
             _check_narrower(student.config, self._target)
         self._student, self._n_steps, self._milestone = student, n_steps, 0
         self._start, self._scores = student.config, {}
+        if self.schedule == "progressive":
+            assert self._target is not None
+            ends = zip(student.config.heads + student.config.ffn, self._target.heads + self._target.ffn, strict=True)
+            self._n_milestones = max(rounds(start, target) for start, target in ends)
 
     def after_backward(self, step: int) -> None:
         """Average |weight * gradient| of every unit, at every fourth step."""
@@ -119,7 +132,8 @@ class StructuredPruning(Inner):
         """Cut to the next milestone when its step has come; True when parameters were replaced."""
         if not self._is_cutting():
             return False
-        milestone = min(MILESTONES, int(MILESTONES * (step + 1) / (self._end * self._n_steps) + 1e-9))
+        n = self._n_milestones
+        milestone = min(n, int(n * (step + 1) / (self._end * self._n_steps) + 1e-9))
         if milestone == self._milestone:
             return False
         self._milestone = milestone
@@ -139,16 +153,22 @@ class StructuredPruning(Inner):
         return Report(self.name, tuple(real), tuple(same), {"milestones": float(self._milestone)})
 
     def _is_cutting(self) -> bool:
-        return self.is_gradual and self._student is not None and self._milestone < MILESTONES
+        return self.is_gradual and self._student is not None and self._milestone < self._n_milestones
 
     def _shape_at(self, milestone: int) -> EncoderConfig:
         """Return the shape after a milestone; the last one is the target to the unit."""
         assert self._target is not None
-        left = 1 - cubic(milestone / MILESTONES)
         start, target = self._start, self._target
-        heads = tuple(b + round((a - b) * left) for a, b in zip(start.heads, target.heads, strict=True))
-        ffn = tuple(_between(a, b, left) for a, b in zip(start.ffn, target.ffn, strict=True))
+        heads = tuple(
+            b + round((a - b) * self._left(milestone, a, b)) for a, b in zip(start.heads, target.heads, strict=True)
+        )
+        ffn = tuple(_between(a, b, self._left(milestone, a, b)) for a, b in zip(start.ffn, target.ffn, strict=True))
         return replace(start, heads=heads, ffn=ffn)
+
+    def _left(self, milestone: int, start: int, target: int) -> float:
+        """Return the share of what has to go of a width that is still there after a milestone."""
+        done = milestone / self._n_milestones
+        return 1 - (geometric(start, target, done) if self.schedule == "progressive" else cubic(done))
 
     def _measure(self, with_gradient: bool) -> dict[str, Tensor]:
         """Return the scores of all units, ``heads.i`` and ``ffn.i``."""

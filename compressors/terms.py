@@ -1,26 +1,29 @@
 """What a student can have in common with its teacher besides the logits: one distance a function, 0 where they agree.
 
-Padding never counts. Knows tensors; not models, not how the distances are weighted.
+`contrastive_loss` alone is above 0 even then: other rows are never infinitely far away. Padding never counts. Knows
+tensors; not models, not how the distances are weighted.
 """
 
 import math
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 MASKED = -1e4  # a score that a softmax turns into exactly 0
+CONTRAST = 0.07  # temperature of the cosines of `contrastive_loss`: Tian et al. 2020 (CRD), sec. 4
 
 
 def token_distance(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean squared difference of the hidden states of all real tokens.
+    """Return the mean squared difference of the hidden states, or of the embeddings, of all real tokens.
 
     Args:
         student: ``(rows, tokens, width)`` of any float type.
         teacher: The same shape.
         mask: ``(rows, tokens)``, 1 = real token.
 
-    Source: Jiao et al. 2020 (TinyBERT), https://arxiv.org/abs/1909.10351, eq. 8; Xia et al. 2022 (CoFi),
-    https://arxiv.org/abs/2204.00408, sec. 3.2.
+    Source: Jiao et al. 2020 (TinyBERT), https://arxiv.org/abs/1909.10351, eq. 8 and, of embeddings, eq. 9; Xia et al.
+    2022 (CoFi), https://arxiv.org/abs/2204.00408, sec. 3.2.
     """
     return (student.float() - teacher.float()).square().mean(-1)[mask.bool()].mean()
 
@@ -115,3 +118,21 @@ def similarity_distance(student: Tensor, teacher: Tensor) -> Tensor:
     """
     said, target = (F.normalize(x.float() @ x.float().T, dim=1) for x in (student, teacher))
     return F.mse_loss(said, target)
+
+
+def contrastive_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return the mean cross-entropy, in nats, of finding the teacher's vector of the same row among those of the batch.
+
+    ``-log exp(cos(s_i, t_i) / 0.07) / sum_j exp(cos(s_i, t_j) / 0.07)``: log(rows) where the student's vectors say
+    nothing of the row. Log(rows) minus this is a lower bound of what the two models' vectors tell of each other.
+
+    Args:
+        student: ``(rows, width)`` of any float type.
+        teacher: The same shape.
+
+    Source: van den Oord et al. 2018 (InfoNCE), https://arxiv.org/abs/1807.03748, eq. 4 and 5; between a student and its
+    teacher: Tian et al. 2020 (CRD), https://arxiv.org/abs/1910.10699, sec. 3.1, which keeps the vectors of many batches
+    to compare with; here they are those of the batch, so nothing outlives it.
+    """
+    said, goal = (F.normalize(x.float(), dim=1) for x in (student, teacher))
+    return F.cross_entropy(said @ goal.T / CONTRAST, torch.arange(len(said), device=said.device))

@@ -87,6 +87,7 @@ class WeightPruning(Inner):
         self._student: nn.Module = nn.Module()
         self._last = 1  # the step that reaches the final sparsity, from 1
         self._share = 0.0  # of the weights that goes, by now
+        self._n_done = 0  # steps
         self._masks: Masks = {}
         self._scores: dict[str, Tensor] = {}
         self._start: Start | None = None
@@ -113,13 +114,18 @@ class WeightPruning(Inner):
             },
         )
 
+    @property
+    def is_settled(self) -> bool:
+        """Return whether the final sparsity is reached."""
+        return not self.sparsity or self._is_at_once or self._n_done >= self._last
+
     def begin(self, student: nn.Module, n_steps: int) -> None:
         """Take the student in hand; ``oneshot`` by magnitude prunes it here.
 
         Raises:
             ConfigError: Nothing can be pruned, all of it is frozen, or the pattern does not divide a width.
         """
-        self._student, self._masks, self._scores, self._share = student, {}, {}, 0.0
+        self._student, self._masks, self._scores, self._share, self._n_done = student, {}, {}, 0.0, 0
         self._last = max(1, int(END * n_steps))
         if not self.sparsity:
             return
@@ -150,6 +156,7 @@ class WeightPruning(Inner):
         Raises:
             StateError: It is time to rewind, and the student was cut since the start.
         """
+        self._n_done = step + 1
         if not self.sparsity:
             return False
         if self._is_due(step):

@@ -26,6 +26,7 @@ COMMANDS = Table(
         "export": "launch.commands:export",
         "recipe": "launch.commands:recipe",
         "compress": "launch.compress:compress",
+        "merge": "launch.merge:merge",
         "compressors": "launch.methods:methods",
         "compare": "launch.compare:compare",
         "strategies": "launch.strategies:strategies",
@@ -79,6 +80,13 @@ Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", he
 LabRecipe = Annotated[
     str | None, typer.Argument(metavar="RECIPE", help="Recipe whose teacher, data, device and training count.")
 ]
+Steps = Annotated[
+    list[str] | None, typer.Option(metavar="METHOD[:KNOB=VALUE,...]", help="A method; repeat it, in order.")
+]
+StepFile = Annotated[Path | None, typer.Option(help="YAML or JSON file with a list of steps.")]
+Epochs = Annotated[float | None, typer.Option(help="Passes over the data in a training run.")]
+StudentFolder = Annotated[Path | None, typer.Option(help="Folder of the student; default: in the run folder.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON and nothing else.")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of a search, e.g. runs/quickstart.")]
 
 
@@ -184,13 +192,11 @@ def compress(
     teacher: Teacher = None,
     data: Data = None,
     device: Device = None,
-    step: Annotated[
-        list[str] | None, typer.Option(metavar="METHOD[:KNOB=VALUE,...]", help="A method; repeat it, in order.")
-    ] = None,
-    steps: Annotated[Path | None, typer.Option(help="YAML or JSON file with a list of steps.")] = None,
-    epochs: Annotated[float | None, typer.Option(help="Passes over the data in a training run.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Folder of the student; default: in the run folder.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON and nothing else.")] = False,
+    step: Steps = None,
+    steps: StepFile = None,
+    epochs: Epochs = None,
+    output: StudentFolder = None,
+    as_json: Json = False,
     sets: Sets = None,
 ) -> None:
     """Compress a teacher by methods of your choice, one after the other, and measure what it gives.
@@ -217,6 +223,30 @@ def compress(
 
 
 @app.command()
+def merge(
+    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="Recipe of each task: teacher and data.")],
+    step: Steps = None,
+    steps: StepFile = None,
+    epochs: Epochs = None,
+    alone: Annotated[bool, typer.Option(help="Also make a student of each teacher alone, to compare with.")] = True,
+    output: StudentFolder = None,
+    as_json: Json = False,
+    sets: Sets = None,
+) -> None:
+    """Make one student of several teachers: one trunk, one file, an output for each task.
+
+    It is made by the methods of `nas compress`, from all teachers' data at once. The teachers must come from the same
+    base model. Name, teacher and data of each recipe count, and device and training of the first.
+
+    **Example**
+
+        nas merge sentiment.yaml topic.yaml --step layer_pruning:keep=3 --step distillation --step int8
+    """
+    settings = ({"finalize.train.epochs": epochs}, sets or [])
+    _run("merge", recipes, settings, (step or [], steps), alone, output, as_json)
+
+
+@app.command()
 def compressors(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Method to show in detail.")] = None,
 ) -> None:
@@ -239,7 +269,7 @@ def compare(
     device: Device = None,
     methods: Annotated[str | None, typer.Option(metavar="NAME,...", help="Methods, see below; default all.")] = None,
     seeds: Annotated[int, typer.Option(help="Times each method is tried.")] = 3,
-    epochs: Annotated[float | None, typer.Option(help="Passes over the data in a training run.")] = None,
+    epochs: Epochs = None,
     run: Annotated[Path | None, typer.Option(help="Finished search whose best student is the joint row.")] = None,
     search: Annotated[
         float | None, typer.Option(metavar="MINUTES", help="Search for the joint row; default as long as the others.")

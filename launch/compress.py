@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,24 +9,23 @@ from typing import Any
 from rich.console import Console
 from safetensors.torch import save as to_bytes
 
-from compressors.steps import Step, check_order, check_standalone
+from compressors.steps import Step
 from launch.compress_table import tables
+from launch.delivery import REPORT, check_target, drafted, student_name
 from launch.export import model_card
 from launch.lab_recipe import lab_recipe
+from launch.occupied import occupied
 from launch.process import quiet_libraries, short, stoppable
-from launch.recipes import read_values
+from launch.step_list import wanted_steps
 from launch.terminal import make_progress
 from nas.checkpoint import weights_of
-from nas.files import MANIFEST, atomic_write, write_json
-from nas.lab import IDENTITY, Lab, compress_model, open_lab
+from nas.files import atomic_write, write_json
+from nas.lab import Lab, compress_model, open_lab
 from nas.measures import Measures, measure
 from nas.progress import Progress
 from nas.recipe import Recipe
 from nas.run_folder import RunFolder
 from nas.student import save
-from search_spaces.errors import ConfigError, NasError
-
-REPORT = "report.json"
 
 
 def compress(
@@ -50,30 +47,20 @@ def compress(
     Raises:
         ConfigError: Bad steps, recipe, data, teacher or target; all but what a step finds before anything slow.
     """
-    steps = [*_from_file(wanted[1]), *map(Step.parse, wanted[0])]
-    check_order(steps)
-    check_standalone(steps)
+    steps = wanted_steps(*wanted)
     recipe = lab_recipe(source, *settings)
-    folder = _folder(recipe)
-    target = output or folder.students / _name(steps)
-    _check_target(target)
-    is_new = not folder.path.exists()
-    folder.create()
-    folder.lock()
-    progress = make_progress(folder.log, Console(stderr=True, highlight=False) if as_json else None)
-    with quiet_libraries(), stoppable():
+    folder = lab_folder(recipe)
+    target = output or folder.students / student_name(steps)
+    check_target("compress", target)
+    with occupied(folder), quiet_libraries(), stoppable():
+        progress = make_progress(folder.log, Console(stderr=True, highlight=False) if as_json else None)
         try:
             measures = _work(recipe, folder, progress, steps, target)
-        except NasError:
-            if is_new and {path.name for path in folder.teacher.iterdir()} <= {IDENTITY}:  # nothing to go on from
-                shutil.rmtree(folder.path)
-            raise
         except KeyboardInterrupt:
             progress.warn(f"stopped; what was finished is in {short(folder.path)}, the same command goes on from there")
             return 130
         finally:
             progress.close()
-            folder.unlock()
     console = Console()
     if as_json:
         console.print_json(json.dumps(measures.to_json(), allow_nan=False))
@@ -93,7 +80,7 @@ def _work(recipe: Recipe, folder: RunFolder, progress: Progress, steps: Sequence
     return measures
 
 
-def _folder(recipe: Recipe) -> RunFolder:
+def lab_folder(recipe: Recipe) -> RunFolder:
     """Return the run folder of a teacher on its data: always the same one, so that work is reused."""
     told = {name: getattr(recipe, name).model_dump(mode="json") for name in ("teacher", "data")}
     told["seed"] = recipe.search.seed
@@ -101,57 +88,14 @@ def _folder(recipe: Recipe) -> RunFolder:
     return RunFolder(Path("runs") / f"compress-{digest}")
 
 
-def _check_target(target: Path) -> None:
-    """Refuse a folder that is no student, or one that cannot be written, before anything slow."""
-    if target.exists() and not (target / MANIFEST).exists():
-        raise ConfigError(f"compress {target}: exists and is no student; choose another --output.")
-    parent = next(path for path in target.absolute().parents if path.exists())
-    probe = parent / f".{target.name}.{os.getpid()}"
-    try:
-        probe.mkdir()
-        probe.rmdir()
-    except OSError as error:
-        raise _unwritable(target, error) from None
-
-
-def _unwritable(target: Path, error: OSError) -> ConfigError:
-    """Return what to say of a folder that cannot be written."""
-    return ConfigError(f"compress {target}: cannot be written ({error.strerror}); choose another --output.")
-
-
-def _name(steps: Sequence[Step]) -> str:
-    """Return the name of a student: its methods in short, and a digest of their knobs."""
-    words = "-".join(step.name.replace("_", "-") for step in steps)[:40].rstrip("-")
-    return f"{words}-{hashlib.sha256(' '.join(map(str, steps)).encode()).hexdigest()[:6]}"
-
-
-def _from_file(path: Path | None) -> list[Step]:
-    """Return the steps of a YAML or JSON file: a list, or a mapping with the list under ``steps``."""
-    if path is None:
-        return []
-    values = read_values(path)
-    listed = values.get("steps") if isinstance(values, dict) else values
-    if not isinstance(listed, list):
-        raise ConfigError(f"steps {path}: holds a {type(listed).__name__}; a list of steps is expected.")
-    return [Step.from_json(value) for value in listed]
-
-
 def _deliver(lab: Lab, measures: Measures, target: Path) -> None:
-    """Write the student's folder from a draft beside it, so that there is a whole student or none."""
+    """Write the student's folder."""
     made, facts = measures.compressed, _facts(lab, measures, target.name)
-    draft = target.with_name(f"{target.name}.tmp.{os.getpid()}")
-    try:
-        draft.mkdir(parents=True)
+    with drafted("compress", target) as draft:
         write_json(draft / REPORT, measures.to_json())
         atomic_write(draft / "README.md", model_card(facts, lab.recipe).encode())
         weights = to_bytes(weights_of(made.model))
         save(draft, made.model.config, weights, made.artefact, made.tokenizer, facts)
-        shutil.rmtree(target, ignore_errors=True)
-        draft.rename(target)
-    except OSError as error:
-        raise _unwritable(target, error) from None
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _facts(lab: Lab, measures: Measures, name: str) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def tables(measures: Measures, recipe: Recipe) -> Iterator[RenderableType]:
         yield escape(remark)
 
 
-def _table(title: str, first: str, *others: str) -> Table:
+def table_of(title: str, first: str, *others: str) -> Table:
     """Return an empty table whose first column is text and whose others are figures."""
     table = Table(title=f"\n{title}", title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column(first)
@@ -38,7 +38,7 @@ def _table(title: str, first: str, *others: str) -> Table:
 
 def _models(measures: Measures) -> Table:
     """Return teacher and student side by side."""
-    table = _table("models", "", "teacher", "student", "ratio")
+    table = table_of("models", "", "teacher", "student", "ratio")
     for row in _rows(measures.teacher, measures.student):
         table.add_row(*row)
     return table
@@ -83,7 +83,7 @@ def _count(value: float) -> str:
 
 def _steps(measures: Measures) -> Table:
     """Return what each step changed and left alone."""
-    table = _table("steps", "step", "changed", "skipped")
+    table = table_of("steps", "step", "changed", "skipped")
     table.add_column("why, and figures")
     for report in measures.compressed.reports:
         table.add_row(report.compressor, str(len(report.changed)), str(len(report.skipped)), escape(_words(report)))
@@ -112,7 +112,7 @@ def _figure(value: float) -> str:
 
 def _layers(measures: Measures) -> Table:
     """Return the layers of the file beside the teacher's."""
-    table = _table("layers", "layer", "parameters", "non-zeros", "bits", "bytes", "MACs")
+    table = table_of("layers", "layer", "parameters", "non-zeros", "bits", "bytes", "MACs")
     for layer in measures.layers:
         table.add_row(
             layer.name,

@@ -4,7 +4,7 @@ Knows arrays, a student and a loss; not trials, not where the teacher's outputs 
 
 * rows of like length share a batch, so there is next to no padding (`nas.schedule`);
 * the teacher's outputs are cached; the teacher runs only for a loss that asks for more than the cache holds;
-* embeddings are frozen, so nothing is computed backwards below the first layer;
+* embeddings are frozen unless asked for, so nothing is computed backwards below the first layer;
 * products run in bfloat16 where that is faster (`nas.precision`), updates in float32 by one fused AdamW call;
 * a student that imitates a teacher is trained without dropout, whose random numbers cost more than an activation.
 """
@@ -21,13 +21,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from compressors.answers import ask
+from compressors.answers import Need, ask
 from compressors.base import TrainingCompressor
 from compressors.distillation import Distillation
 from nas import precision
 from nas.bundle import Outputs
 from nas.data.tokens import Batch, Tokens
+from nas.learners import adamw, freeze_embeddings
 from nas.moments import moments_of, restore_moments
+from nas.patience import Patience, check_patience
 from nas.recipe import TrainSettings
 from nas.schedule import WHOLE, Rung, Schedule
 from nas.teaching import Teaching
@@ -46,12 +48,14 @@ class Epoch:
         seconds: Wall-clock time.
         sentences_per_s: Rows trained on a second.
         teacher_share: Of the time, 0..1, that the live teacher took; 0 where cached outputs are enough.
+        held_out: Loss at the latest look at rows that are not learned from; None without patience, or before a look.
     """
 
     loss: float
     seconds: float
     sentences_per_s: float
     teacher_share: float = 0.0
+    held_out: float | None = None
 
 
 class Left(NamedTuple):
@@ -95,6 +99,8 @@ def distill(
     for a few steps, at a rate that falls to 0; these steps are not continued. Compressors begin and finish in every
     part, so with one that acts between the steps the parts are not those of a training in one go.
 
+    With ``settings.patience`` a training ends early, see `nas.patience`; never before compressors have done their work.
+
     Source: judging a training by a short decay from its middle: Hägele et al. 2024, https://arxiv.org/abs/2405.18392.
 
     Args:
@@ -111,15 +117,17 @@ def distill(
         memory: What the part before left besides the student; None where there was none.
 
     Raises:
+        ConfigError: A training with patience is to be done in parts.
         DivergedError: The loss became NaN or infinite.
         ShapeError: ``tokens`` is empty, the teacher's outputs do not fit it, or the live teacher reads other tokens.
         StateError: The loss needs hidden states of the teacher, or the teacher itself, and they are not there.
     """
     _check(student, tokens, teacher)
+    check_patience(settings, tokens, rung)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         student.train(teacher is None)
-        _freeze_embeddings(student, settings.train_embeddings)
+        freeze_embeddings(student, settings.train_embeddings or Need.EMBEDDINGS in loss.needs)
         run = _Run(student, tokens, (teacher, live), settings, loss, list(compressors), rung)
         run.recall(memory or {})
         trained = _train(run, seed, on_step)
@@ -134,6 +142,7 @@ def _train(run: "_Run", seed: int, on_step: Callable[[int, int], None] | None) -
     """Run all steps and sum them up by epoch."""
     epochs: list[Epoch] = []
     left, plan = None, run.schedule
+    held_out = list(plan.held_out(seed))
     step, (n_passes, n_skipped) = plan.steps.start, divmod(plan.steps.start, plan.n_batches)
     while step < plan.stop:
         start, total, n_rows, taught = time.perf_counter(), 0.0, 0, run.teaching.seconds
@@ -146,11 +155,14 @@ def _train(run: "_Run", seed: int, on_step: Callable[[int, int], None] | None) -
             step += 1
             if on_step is not None:
                 on_step(step, plan.n_steps)
+            if held_out and plan.is_look(step) and run.look(held_out):
+                plan.wind_up(step)
             if step == plan.stop:
                 break
         seconds = time.perf_counter() - start
         teacher_share = (run.teaching.seconds - taught) / seconds
-        epochs.append(Epoch(total / n_rows, seconds, n_rows / seconds, teacher_share))
+        epochs.append(Epoch(total / n_rows, seconds, n_rows / seconds, teacher_share, run.held_out))
+    run.patience.restore(run.student)
     return Trained(epochs, left or Left(run.student, run.memory()))
 
 
@@ -170,6 +182,8 @@ class _Run:
         self.student, self.tokens = student, tokens
         self.settings, self.loss, self.compressors = settings, loss, compressors
         self.schedule = Schedule(settings, tokens.lengths, rung)
+        self.patience = Patience(settings.patience or 1)  # without it nobody looks
+        self.held_out: float | None = None
         self.device = student.head.out.weight.device
         self.labels = torch.tensor(tokens.labels, dtype=torch.int64)
         for compressor in compressors:
@@ -181,7 +195,7 @@ class _Run:
         states = None if cached is None else cached.states
         self.extra = loss.begin(student, None if states is None else states.shape[-1], live)
         self.teaching = Teaching(cached, live, loss.needs, self.dtype)
-        self.optimizer = _optimizer(student, self.extra, settings)
+        self.optimizer = adamw(student, self.extra, settings)
         self.peaks = [float(group["lr"]) for group in self.optimizer.param_groups]
 
     def memory(self) -> dict[str, Tensor]:
@@ -223,6 +237,19 @@ class _Run:
         self._update(step)
         return result
 
+    def look(self, held_out: list[np.ndarray]) -> bool:
+        """Return whether patience is lost; nothing is looked at while compressors still have something to do."""
+        if not all(compressor.is_settled for compressor in self.compressors):
+            return False
+        model = self.copy.model
+        was_training = model.training
+        model.eval()
+        with torch.no_grad():
+            losses = [self._loss(rows).item() * len(rows) for rows in held_out]
+        model.train(was_training)
+        self.held_out = sum(losses) / sum(map(len, held_out))
+        return self.patience.look(self.held_out, self.student)
+
     def _loss(self, rows: np.ndarray) -> Tensor:
         """Return the loss of a batch, computed by the copy."""
         batch = Batch(*(part.to(self.device) for part in self.tokens.collate(rows)))
@@ -248,27 +275,6 @@ class _Run:
     def _copied(self) -> precision.Copy:
         """Return what computes."""
         return precision.Copy(self.student, self.dtype, [c.rewrite for c in self.compressors if c.rewrites])
-
-
-def _freeze_embeddings(student: TextEncoder, trained: bool) -> None:
-    """Freeze the embeddings; where the word table was cut to a low rank, what follows the tables still learns."""
-    student.requires_grad_(True)
-    if trained:
-        return
-    student.embeddings.requires_grad_(False)
-    repairs = [part for part in (student.embeddings.rank, student.embeddings.project) if part is not None]
-    for part in [*repairs, student.embeddings.norm] if repairs else []:
-        part.requires_grad_(True)
-
-
-def _optimizer(student: TextEncoder, extra: list[nn.Parameter], settings: TrainSettings) -> torch.optim.AdamW:
-    """Return AdamW in one fused call per group; biases and LayerNorms do not decay (as BERT was trained)."""
-    trained = [p for p in student.parameters() if p.requires_grad] + extra
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
 
 
 def _check(student: TextEncoder, tokens: Tokens, teacher: Outputs | None) -> None:

@@ -99,11 +99,11 @@ METHODS = _by_name(
     ),
     Method(
         "tinybert",
-        "half of the layers, learning from states, attention scores and answers",
+        "half of the layers, learning from embeddings, states, attention scores and answers",
         "Jiao et al. 2020, https://arxiv.org/abs/1909.10351",
         (
             "layer_pruning:keep={half},choice=stride",
-            "distillation:alpha=0.0,temperature=1.0,live=true,tokens=1.0,attention=1.0",
+            "distillation:alpha=0.0,temperature=1.0,live=true,tokens=1.0,attention=1.0,embedding=1.0",
         ),
         remarks=("both stages of the paper in one, for the budget is that of one",),
     ),

@@ -6,7 +6,7 @@ One frozen pydantic model a section; unknown keys are errors. Loading files is `
 from itertools import pairwise
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from search_spaces.errors import ConfigError
 
@@ -74,6 +74,9 @@ class TrainSettings(Section):
     batch_size: int = Field(32, ge=1)
     warmup: float = Field(0.1, ge=0, lt=1, description="share of steps with a rising learning rate")
     weight_decay: float = Field(0.01, ge=0)
+    patience: int | None = Field(
+        None, ge=1, description="end early: looks at rows kept apart, four an epoch, that may pass without a lower loss"
+    )
     train_embeddings: bool = False
     precision: Literal["auto", "fp32", "bf16"] = "auto"
 
@@ -115,6 +118,16 @@ class SearchSettings(Section):
     )
     fidelity: FidelitySettings | None = Field(None, description="stop bad students early; None trains all in full")
     trial_timeout_s: float = Field(3600.0, gt=0)
+
+    @model_validator(mode="after")
+    def _check_patience(self) -> "SearchSettings":
+        """Refuse a training whose end is not known to be cut into parts."""
+        if self.fidelity is not None and self.train.patience is not None:
+            raise ConfigError(
+                f"train.patience {self.train.patience} and fidelity do not go together: rungs are shares of a training "
+                "whose length is known; set one of them to null"
+            )
+        return self
 
 
 class FinalizeSettings(Section):

@@ -14,6 +14,8 @@ from nas.recipe import TrainSettings
 from search_spaces.seeding import rng_for
 
 COOLING = 1 / 3  # of the steps of a part: how long a student that is judged before its training ends learns on
+HELD_OUT, MOST_HELD_OUT = 0.05, 1024  # share of the rows, and rows, that a training with patience does not learn from
+LOOKS = 4  # at them in one pass
 
 
 class Rung(NamedTuple):
@@ -50,7 +52,10 @@ class Schedule:
             rung: The part.
         """
         self._settings, self._lengths = settings, lengths
-        self._n_used = max(1, round(settings.share * len(lengths)))
+        n_rows = len(lengths)
+        is_watched = settings.patience is not None
+        self._n_held_out = max(1, min(MOST_HELD_OUT, round(HELD_OUT * n_rows))) if is_watched else 0
+        self._n_used = max(1, min(round(settings.share * n_rows), n_rows - self._n_held_out))
         self.n_batches = math.ceil(self._n_used / settings.batch_size)
         self.n_steps = max(1, math.ceil(settings.epochs * self.n_batches))
         self.steps = rung.steps(self.n_steps)
@@ -60,6 +65,23 @@ class Schedule:
         """Return the share of the peak learning rate at a step; after the part's own steps it falls to 0."""
         share = learning_rate_share(step, self.n_steps, self._settings.warmup)
         return share if step < self.steps.stop else share * (self.stop - step) / (self.stop - self.steps.stop + 1)
+
+    def wind_up(self, step: int) -> None:
+        """Let the training end soon: from this step on the rate falls to 0, for a third of the steps before it."""
+        if step < self.steps.stop:
+            self.steps = range(self.steps.start, step)
+            self.stop = min(self.n_steps, step + math.ceil(COOLING * len(self.steps)))
+
+    def is_look(self, step: int) -> bool:
+        """Return whether the rows that are held out are looked at after so many steps; after the last one they are."""
+        return step % max(1, self.n_batches // LOOKS) == 0 or step == self.stop
+
+    def held_out(self, seed: int) -> Iterator[np.ndarray]:
+        """Yield batches of the rows that are never learned from, none without patience."""
+        order = rng_for(seed, "share").permutation(len(self._lengths))
+        rows = order[self._n_used : self._n_used + self._n_held_out]
+        for batch in bucketed_batches(self._lengths[rows], self._settings.batch_size, None):
+            yield rows[batch]
 
     def batches(self, seed: int, epoch: int) -> Iterator[np.ndarray]:
         """Yield the rows of the batches of one pass; a share of the rows is the same in all of them."""

@@ -94,10 +94,14 @@ def _teacher(model: TextEncoder, tokenizer: Any) -> Teacher:
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().data)
-    words = json.loads(tokenizer.backend_tokenizer.to_str())
-    kept = {key: part for key, part in words.items() if key not in _FINGERPRINT_IGNORES}
-    digest.update(json.dumps(kept, sort_keys=True).encode())
+    digest.update(words_of(tokenizer).encode())
     return Teacher(model, tokenizer, digest.hexdigest())
+
+
+def words_of(tokenizer: Any) -> str:
+    """Return a fast tokenizer as JSON, without what every call overwrites: equal ones spell texts alike."""
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    return json.dumps({key: part for key, part in content.items() if key not in _FINGERPRINT_IGNORES}, sort_keys=True)
 
 
 def _built_in(name: str) -> str:

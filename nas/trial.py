@@ -193,13 +193,15 @@ def _train(
 
 
 def _curves(epochs: Sequence[Epoch]) -> dict[str, list[float]]:
-    """Return what is drawn over the epochs; ``teacher_share`` of the time only where the teacher ran along."""
+    """Return what is drawn over the epochs; ``teacher_share`` and ``held_out`` only where all epochs have one."""
     curves = {
         "loss": [epoch.loss for epoch in epochs],
         "sentences_per_s": [epoch.sentences_per_s for epoch in epochs],
     }
     shares = [epoch.teacher_share for epoch in epochs]
-    return {**curves, "teacher_share": shares} if any(shares) else curves
+    held_out = [epoch.held_out for epoch in epochs if epoch.held_out is not None]
+    curves |= {"teacher_share": shares} if any(shares) else {}
+    return curves | ({"held_out": held_out} if len(held_out) == len(epochs) else {})
 
 
 def _accuracy(bench: Workbench, artefact: bytes, tokens: Tokens) -> float:

@@ -14,7 +14,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("search_spaces", "compressors", "nas", "launch")  # an import may only point left
 ARTEFACT = [
-    f"compressors/{name}.py" for name in ("half", "int8", "onnx_rewrite", "sizes", "static_int8", "weights_4bit")
+    f"compressors/{name}.py"
+    for name in ("half", "int8", "onnx_outputs", "onnx_rewrite", "sizes", "static_int8", "weights_4bit")
 ]
 ROOMS = {
     "ray": ("launch/*",),

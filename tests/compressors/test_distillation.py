@@ -8,7 +8,14 @@ from torch.nn import functional as F
 from compressors.answers import NOTHING, Need, ask
 from compressors.distillation import Distillation
 from compressors.live_terms import LIVE_TERMS, LiveTerms
-from compressors.terms import attention_distance, relation_divergence, scaled_products, token_distance
+from compressors.terms import (
+    MASKED,
+    attention_distance,
+    contrastive_loss,
+    relation_divergence,
+    scaled_products,
+    token_distance,
+)
 from search_spaces.errors import ConfigError, ShapeError, StateError
 from search_spaces.families.attention import attend
 from search_spaces.families.encoder_model import TextEncoder
@@ -30,6 +37,26 @@ def test_the_loss_is_the_formula_written_out():
 
 def test_imitating_oneself_costs_nothing():
     assert float(Distillation(alpha=0.0).loss(TEACHER, TEACHER, LABELS)) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+def test_rows_of_several_teachers_in_one_batch_cost_what_they_cost_apart(alpha):
+    loss = Distillation(alpha=alpha)
+    parts = ((slice(0, 2), TEACHER[:, :2], LABELS), (slice(2, 5), TEACHER.flip(1), 1 + LABELS))
+    logits = torch.randn(4, 5, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    target = torch.full((4, 5), MASKED)
+    apart = []
+    for i, (columns, teacher, labels) in enumerate(parts):
+        rows = slice(2 * i, 2 * i + 2)
+        target[rows, columns] = teacher
+        apart.append(loss.loss(logits[rows, columns], teacher, labels))
+    together = loss.loss(logits, target, torch.cat([labels + part.start for part, _, labels in parts]))
+    assert together.item() == pytest.approx(torch.stack(apart).mean().item(), rel=1e-5)
+    (gradient,) = torch.autograd.grad(together, logits)
+    assert not gradient[:2, 2:].any()
+    assert not gradient[2:, :2].any()
+    assert gradient[:2, :2].any()
+    assert gradient[2:, 2:].any()
 
 
 def test_without_a_teacher_only_the_labels_count():
@@ -137,11 +164,21 @@ def live_value(student, teacher, **knobs):
 
 
 @pytest.mark.parametrize("layer_map", ["skip", "last", "dynamic"])
-@pytest.mark.parametrize("name", LIVE_TERMS)
-def test_every_term_is_zero_for_the_teacher_itself_and_above_for_another_model(name, layer_map):
+@pytest.mark.parametrize("name", [name for name in LIVE_TERMS if name != "contrastive"])
+def test_every_distance_is_zero_for_the_teacher_itself_and_above_for_another_model(name, layer_map):
     teacher, other = encoder(), narrow()
     assert live_value(teacher, teacher, **{name: 1.0}, layer_map=layer_map) == pytest.approx(0, abs=1e-5)
     assert live_value(other, teacher, **{name: 1.0}, layer_map=layer_map) > 1e-7
+
+
+def test_the_contrastive_term_is_lower_for_the_teacher_itself_than_for_another_model():
+    teacher = encoder()
+    assert 0 < live_value(teacher, teacher, contrastive=1.0) < live_value(narrow(), teacher, contrastive=1.0)
+
+
+def test_only_the_embedding_term_asks_for_embeddings_that_learn():
+    asking = [name for name in LIVE_TERMS if Need.EMBEDDINGS in Distillation(live=True, **{name: 1.0}).needs]
+    assert asking == ["embedding"]
 
 
 def narrow():
@@ -165,6 +202,10 @@ def test_the_terms_compare_what_the_layers_compute():
     mask = batch.attention_mask
     with torch.no_grad():
         ours, theirs = (model(*batch, hidden_states=True)[1] for model in (student, teacher))
+        expected = token_distance(ours[0], theirs[0], mask)
+        assert live_value(student, teacher, embedding=1.0) == pytest.approx(expected.item(), rel=1e-3, abs=1e-6)
+        expected = contrastive_loss(ours[-1][:, 0], theirs[-1][:, 0])
+        assert live_value(student, teacher, contrastive=1.0) == pytest.approx(expected.item(), rel=1e-3)
         first, second = (token_distance(ours[s], theirs[t], mask) for s, t in ((1, 2), (2, 3)))
         assert live_value(student, teacher, tokens=1.0) == pytest.approx(((first + second) / 2).item(), rel=1e-3)
         scores = [

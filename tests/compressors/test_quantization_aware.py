@@ -104,7 +104,7 @@ def test_plain_training_before_the_start_is_plain_training():
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("scheme", ["symmetric", "lsq"])
-@pytest.mark.parametrize("activations", ["dynamic", "moving"])
+@pytest.mark.parametrize("activations", ["dynamic", "moving", "learned"])
 def test_it_goes_on_when_structured_pruning_cuts_the_student(scheme, activations, dtype):
     student = encoder()
     pruning = StructuredPruning(schedule="cubic")
@@ -136,6 +136,20 @@ def test_what_an_earlier_compressor_rewrote_is_rounded_and_not_undone(scheme, dt
     twin = train(encoder(), [Masked(), QuantizationAware(scheme, 4)], 2, dtype, end=False)
     assert not twin.layers[0].up.weight[:, ::2].any()
     assert twin.layers[0].up.weight[:, 1::2].any()
+
+
+def test_learned_ranges_move_at_the_learning_rate_and_go_on_in_a_new_twin():
+    student, quantization = encoder(), QuantizationAware(activations="learned", activation_bits=3)
+    train(student, [quantization], 5, lr=3e-3, end=False)
+    ranges = quantization._inputs
+    assert set(ranges) == {change.where.removesuffix(".input") for change in quantization.report().changed} - {
+        f"{name}.weight" for name in quantization._layers
+    }
+    moved = torch.stack([given.moved.detach() for given in ranges.values()])
+    assert 0 < moved.abs().max() <= 5 * 3e-3 * 1.01
+    assert (moved.abs().amax(1) > 0).all()
+    quantization.rewrite(copy.deepcopy(student))
+    assert all(torch.equal(given.moved, before) for given, before in zip(ranges.values(), moved, strict=True))
 
 
 def test_frozen_weights_are_rounded_once_and_stay():
@@ -191,12 +205,13 @@ def test_inputs_outside_a_moving_range_get_no_gradient():
     assert hook.ends == (0.0, 5.0)
 
 
-def test_a_cnn_learns_with_rounded_weights():
+@pytest.mark.parametrize("activations", ["dynamic", "learned"])
+def test_a_cnn_learns_with_rounded_weights(activations):
     torch.manual_seed(0)
     student = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(96, 2))
     x = torch.randn(64, 1, 6, 6)
     labels = (x.mean((1, 2, 3)) > 0).long()
-    quantization = QuantizationAware("ternary", activations="dynamic")
+    quantization = QuantizationAware("ternary", activations=activations)
     quantization.begin(student, 60)
     twin, optimizer = Copy(student, torch.float32, [quantization.rewrite]), torch.optim.Adam(student.parameters(), 1e-2)
     for step in range(60):

@@ -1,9 +1,11 @@
+import itertools
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from compressors.schedule import geometric, rounds
 from compressors.structured import StructuredPruning
 from compressors.units import Cut, cut_parameter, head_scores, neuron_scores
 from search_spaces.errors import ConfigError, StateError
@@ -35,12 +37,15 @@ def aimed(student, heads, ffn, **knobs):
     return pruning
 
 
+@pytest.mark.parametrize("schedule", ["cubic", "progressive"])
 @pytest.mark.parametrize("criterion", ["first_order", "magnitude"])
 @pytest.mark.parametrize("n_steps", [1, 3, 20])
-def test_the_student_ends_at_exactly_its_target(criterion, n_steps):
+def test_the_student_ends_at_exactly_its_target(schedule, criterion, n_steps):
     student = encoder()
     target = replace(student.config, heads=(1, 4), ffn=(24, 50))
-    train(student, aimed(student, target.heads, target.ffn, criterion=criterion), n_steps)
+    pruning = StructuredPruning(schedule, criterion)
+    pruning.aim(target)
+    train(student, pruning, n_steps)
     assert student.config == target
     assert student.layers[0].query.weight.shape == (8, 32)
     assert student.layers[0].out.weight.shape == (32, 8)
@@ -171,3 +176,37 @@ def test_a_wrong_knob_is_named(knobs):
 
 def test_the_criterion_is_no_gene_of_oneshot_students():
     assert StructuredPruning.space().active({"schedule": "oneshot"}) == ("schedule",)
+
+
+@pytest.mark.parametrize(
+    ("start", "target", "n"), [(10, 10, 1), (100, 70, 1), (100, 69, 2), (100, 49, 2), (100, 48, 3), (12, 1, 7)]
+)
+def test_progressive_pruning_takes_as_many_rounds_as_thirty_per_cent_each_need(start, target, n):
+    assert rounds(start, target) == n
+    sizes = [start - (start - target) * geometric(start, target, done / n) for done in range(n + 1)]
+    assert sizes[0] == pytest.approx(start)
+    assert sizes[-1] == pytest.approx(target)
+    kept = [after / before for before, after in itertools.pairwise(sizes)]
+    assert kept == pytest.approx([(target / start) ** (1 / n)] * n)
+    assert min(kept) >= 0.7 - 1e-9
+
+
+def test_a_progressive_student_is_cut_rarely_and_learns_as_long_after_each_cut():
+    student = encoder(heads=(4, 4), ffn=(320, 320))
+    pruning = StructuredPruning(schedule="progressive", end=0.75)
+    pruning.aim(replace(student.config, heads=(2, 4), ffn=(128, 320)))
+    configs, _ = train(student, pruning, 24)
+    widths = [config.ffn[0] for config in configs]
+    assert widths == [320] * 5 + [224] * 6 + [160] * 6 + [128] * 7  # 320 * .4^(1/3), .4^(2/3), .4, in steps of 32
+    assert [config.heads[0] for config in configs[4::6]] == [4, 3, 3, 2]
+    assert student.config.heads == (2, 4)
+    assert pruning.report().figures["milestones"] == 3
+
+
+def test_a_progressive_student_that_is_at_its_target_is_left_alone():
+    student = encoder()
+    before, pruning = student.config, StructuredPruning(schedule="progressive")
+    pruning.aim(before)
+    train(student, pruning, 4)
+    assert student.config == before
+    assert not pruning.report().changed

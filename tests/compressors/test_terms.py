@@ -6,6 +6,7 @@ import torch
 
 from compressors.terms import (
     attention_distance,
+    contrastive_loss,
     cosine_distance,
     relation_divergence,
     relation_heads,
@@ -87,6 +88,25 @@ def test_similarity_does_not_see_rotation_and_size_but_sees_other_neighbours():
     rotation = torch.linalg.qr(noise(4, 4, seed=1)).Q
     assert similarity_distance(3 * states @ rotation, states).item() == pytest.approx(0, abs=1e-9)
     assert similarity_distance(states.flip(0), states).item() > 0.01
+
+
+def test_the_contrastive_loss_is_the_formula_written_out():
+    student, teacher = noise(4, 3), noise(4, 3, seed=1)
+    said, goal = (x.numpy().astype(float) for x in (student, teacher))
+    values = []
+    for row in range(4):
+        cosines = [said[row] @ t / np.linalg.norm(said[row]) / np.linalg.norm(t) for t in goal]
+        odds = np.exp(np.array(cosines) / 0.07)
+        values.append(-np.log(odds[row] / odds.sum()))
+    assert contrastive_loss(student, teacher).item() == pytest.approx(np.mean(values), rel=1e-5)
+
+
+def test_the_contrastive_loss_of_vectors_that_say_nothing_is_the_logarithm_of_the_rows():
+    teacher = noise(5, 8)
+    assert contrastive_loss(torch.ones(5, 8), torch.ones(5, 8)).item() == pytest.approx(math.log(5), rel=1e-5)
+    assert contrastive_loss(7 * teacher, teacher).item() < 0.1
+    assert contrastive_loss(teacher.roll(1, 0), teacher).item() > math.log(5)
+    assert contrastive_loss(noise(1, 8, seed=1), noise(1, 8)).item() == 0
 
 
 @pytest.mark.parametrize("term", OF_TOKENS)

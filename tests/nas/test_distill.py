@@ -298,6 +298,16 @@ def test_training_with_a_term_lowers_it(name, layer_map, precision):
     assert all(torch.equal(tensor, before[key]) for key, tensor in teacher.state_dict().items())
 
 
+def test_embeddings_learn_for_the_embedding_term_alone():
+    tokens, teacher = texts(), encoder(heads=(4, 4, 4), ffn=(64, 96, 64))
+    for name, learns in (("embedding", True), ("contrastive", False)):
+        student = encoder()
+        before = student.embeddings.word.weight.detach().clone()
+        loss = Distillation(live=True, **{name: 1.0})
+        distill(student, tokens, teaching(tokens), settings(), seed=0, loss=loss, live=teacher)
+        assert torch.equal(student.embeddings.word.weight, before) != learns
+
+
 def test_all_weights_at_zero_train_exactly_as_the_default_and_the_teacher_does_not_run():
     tokens, students = texts(), [encoder(), encoder()]
     losses = [Distillation(), Distillation(hidden=0.0, live=True, **dict.fromkeys(LIVE_TERMS, 0.0))]

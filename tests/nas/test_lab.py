@@ -89,6 +89,15 @@ def test_a_training_step_without_a_loss_gets_the_default_distillation(lab: Lab) 
     assert [report.compressor for report in alone.reports] == ["distillation", "weight_pruning"]
 
 
+def test_cutting_and_learning_may_take_turns(lab: Lab) -> None:
+    turn = ("unit_pruning:ffn=0.3", "distillation")
+    made = compress_model(lab, steps(*turn, *turn, "int8"))
+    before, once, twice = (lab.teacher.config.ffn[0], made.reports[0], made.reports[2])
+    assert [report.compressor for report in made.reports] == ["unit_pruning", "distillation"] * 2 + ["int8"]
+    assert made.model.config.ffn[0] <= 0.55 * before
+    assert once.changed[0].after == twice.changed[0].before
+
+
 def test_no_steps_are_the_teacher_itself(lab: Lab) -> None:
     made = compress_model(lab, [])
     assert made.artefact == lab.reference

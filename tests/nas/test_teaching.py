@@ -58,7 +58,7 @@ def test_a_trial_runs_the_teacher_of_its_bundle_where_the_recipe_lets_it(
     knobs: dict[str, Any] = {"alpha": 0.1, "temperature": 2.0, "hidden": 0.0, "live": live}
     if live:
         knobs |= {"layer_map": "skip", "tokens": 1.0, "attention": 0.1, "relation": 0.0, "cosine": 1.0}
-        knobs |= {"similarity": 0.0}
+        knobs |= {"similarity": 0.0, "embedding": 0.0, "contrastive": 0.1}
     tiny_recipe |= {"teacher": {"model": str(tiny_teacher)}, "compress": {"distillation": knobs, "tuning": {}}}
     folder = RunFolder(tmp_path / "run")
     folder.create()

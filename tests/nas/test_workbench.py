@@ -155,6 +155,7 @@ def test_a_student_with_fewer_words_is_trained_scored_and_delivered_with_them(re
 def test_a_live_teacher_reads_the_words_of_the_student(recipe, tmp_path):
     loss = {"hidden": 0.0, "live": True, "layer_map": "last", "tokens": 1.0}
     loss |= {"attention": 0.0, "relation": 0.0, "cosine": 0.0, "similarity": 0.0}
+    loss |= {"embedding": 0.0, "contrastive": 0.0}
     found = prepared(recipe, tmp_path, {"words": {}, "distillation": loss})
     rows, outputs = found.bundle.train.subset(np.arange(8)), Outputs(found.bundle.outputs.logits[:8])
     bundle = replace(found.bundle, train=rows, outputs=outputs, fingerprint="few rows, live")
