@@ -19,6 +19,8 @@ from launch.process import quiet_libraries, short, stoppable
 from launch.recipes import read_values
 from launch.terminal import make_progress
 from nas.checkpoint import weights_of
+from nas.devices.base import FILES
+from nas.devices.settings import check_fits
 from nas.files import MANIFEST, atomic_write, write_json
 from nas.lab import IDENTITY, Lab, compress_model, open_lab
 from nas.measures import Measures, measure
@@ -54,6 +56,7 @@ def compress(
     check_order(steps)
     check_standalone(steps)
     recipe = lab_recipe(source, *settings)
+    check_fits(recipe.device, {step.name: step.knobs for step in steps})
     folder = _folder(recipe)
     target = output or folder.students / _name(steps)
     _check_target(target)
@@ -145,7 +148,7 @@ def _deliver(lab: Lab, measures: Measures, target: Path) -> None:
         write_json(draft / REPORT, measures.to_json())
         atomic_write(draft / "README.md", model_card(facts, lab.recipe).encode())
         weights = to_bytes(weights_of(made.model))
-        save(draft, made.model.config, weights, made.artefact, made.tokenizer, facts)
+        save(draft, made.model.config, weights, made.artefact, made.tokenizer, facts, FILES[lab.device.format])
         shutil.rmtree(target, ignore_errors=True)
         draft.rename(target)
     except OSError as error:

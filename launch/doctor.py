@@ -18,8 +18,8 @@ from transformers import BertConfig
 
 from launch.ray_cluster import device_resource
 from launch.ray_executor import RayExecutor
-from nas.devices import DEVICES
 from nas.devices.base import Workload
+from nas.devices.settings import BUILT_IN, open_device, resolved
 from nas.recipe import ClusterSettings, DeviceSettings
 from search_spaces.errors import NasError
 from search_spaces.families.encoder_model import EncoderConfig, TextEncoder
@@ -95,9 +95,9 @@ def _device() -> Iterator[Finding]:
     config = EncoderConfig(
         "bert", 100, 64, 2, 64, 64, 0, 32, (2,), (128,), "gelu", "tanh", plain.layer_norm_eps, 0.0, 0, 0, ("a", "b")
     )
-    for name in DEVICES:
+    for name in BUILT_IN:
         try:
-            device = DEVICES.load(name)(DeviceSettings(name=name))
+            device = open_device(resolved(DeviceSettings(name=name)))
             model = device.export(TextEncoder(config).eval())
             seen = device.measure([model], None, Workload(1, 16), quick=True)[0]
         except NasError as error:

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from nas.data.tokens import Tokens
-from nas.devices import DEVICES
-from nas.devices.base import Workload
+from nas.devices import BACKENDS
+from nas.devices.base import Device, Workload
+from nas.devices.settings import open_device
 from nas.recipe import DeviceSettings
 from search_spaces.families.encoder_model import EncoderConfig, TextEncoder
 
@@ -31,12 +32,24 @@ CONFIG = EncoderConfig(
 )
 
 
-@pytest.mark.parametrize("name", DEVICES)
-def test_a_device_exports_predicts_and_measures(name: str) -> None:
+@pytest.fixture(params=BACKENDS)
+def device(request: pytest.FixtureRequest) -> Device:
+    """A device of each backend that works here."""
+    why = BACKENDS.load(request.param).why_not()
+    if why is not None:
+        pytest.skip(why)
+    return open_device(DeviceSettings(name="mine", backend=request.param))
+
+
+@pytest.fixture(scope="module")
+def model() -> TextEncoder:
     torch.manual_seed(0)
-    device, model = DEVICES.load(name)(DeviceSettings(name=name)), TextEncoder(CONFIG).eval()
+    return TextEncoder(CONFIG).eval()
+
+
+def test_a_device_exports_predicts_and_measures(device: Device, model: TextEncoder) -> None:
     artefact = device.export(model)
-    assert device.name == name
+    assert device.name == "mine"
     assert isinstance(artefact, bytes)
     (measurement,) = device.measure([artefact], artefact, Workload(1, 8), quick=True)
     assert measurement.low_ms <= measurement.median_ms <= measurement.high_ms
@@ -44,10 +57,7 @@ def test_a_device_exports_predicts_and_measures(name: str) -> None:
     assert all(isinstance(value, str) for value in device.environment().values())
 
 
-@pytest.mark.parametrize("name", DEVICES)
-def test_a_device_predicts_what_the_module_predicts(name: str) -> None:
-    torch.manual_seed(0)
-    device, model = DEVICES.load(name)(DeviceSettings(name=name)), TextEncoder(CONFIG).eval()
+def test_a_device_predicts_what_the_module_predicts(device: Device, model: TextEncoder) -> None:
     ids = np.arange(12, dtype=np.int32)
     tokens = Tokens(ids, np.zeros(12, np.uint8), np.array([0, 7, 12]), np.zeros(2, np.int64))
     with torch.inference_mode():
