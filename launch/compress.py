@@ -16,8 +16,8 @@ from launch.compress_table import tables
 from launch.export import model_card
 from launch.lab_recipe import lab_recipe
 from launch.process import quiet_libraries, short, stoppable
-from launch.recipes import read_values
 from launch.terminal import make_progress
+from launch.yaml_files import read_values
 from nas.checkpoint import weights_of
 from nas.devices.base import FILES
 from nas.devices.settings import check_fits

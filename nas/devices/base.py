@@ -187,6 +187,22 @@ class Device(Protocol):
         """
         ...
 
+    def rows(self, artefact: bytes, workload: Workload) -> int:
+        """Return how many rows a call of this workload has; an artefact may fix their number.
+
+        Raises:
+            DeviceError: The runtime refuses the artefact.
+        """
+        ...
+
+    def energy_mj(self, artefact: bytes, workload: Workload) -> float | None:
+        """Return the energy of one call in mJ, that of the whole processor; None where it cannot be known.
+
+        Raises:
+            DeviceError: The runtime refuses the artefact.
+        """
+        ...
+
     def predict(self, artefact: bytes, tokens: "Tokens", batch: int) -> np.ndarray:
         """Return ``(n, n_labels)`` float32 logits, rows as in ``tokens``, computed as production would.
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from nas.data.tokens import Tokens, bucketed_batches
 from nas.devices.base import Format, Measurement, Origin, PeakMemory, Workload
+from nas.devices.energy import energy_mj
 from nas.devices.machine import machine
 from nas.devices.measured import measurement_of
 from nas.devices.memory import peak_memory
@@ -132,6 +133,27 @@ class HostDevice:
         options = self.options.model_dump(mode="json")
         return peak_memory(artefact, workload, self._settings.threads, self.runtime, options)
 
+    def rows(self, artefact: bytes, workload: Workload) -> int:
+        """Return how many rows a call of this workload has: the first axis of its first input.
+
+        Raises:
+            DeviceError: The runtime refuses the file, or its inputs cannot be filled.
+        """
+        program = self._load(artefact)
+        feed = self._filled(program, workload, workload.tokens)
+        return int(next(iter(feed.values())).shape[0])
+
+    def energy_mj(self, artefact: bytes, workload: Workload) -> float | None:
+        """Return the energy of one call in mJ, of a mix the mean; None where this machine does not tell.
+
+        Raises:
+            DeviceError: The runtime refuses the file.
+        """
+        with pinned(self.name, self._settings.threads, self._settings.affinity), self.running():
+            calls = self._calls(self._load(artefact), workload)
+            spent = [(energy_mj(call), share) for call, share in calls]
+        return None if any(mj is None for mj, _ in spent) else sum(mj * share for mj, share in spent if mj is not None)
+
     def predict(self, artefact: bytes, tokens: Tokens, batch: int) -> np.ndarray:
         """Return ``(n, n_labels)`` float32 logits, rows as in ``tokens``.
 
@@ -185,14 +207,18 @@ class HostDevice:
             raise self._refused(f"{len(artefact)} bytes are no model it can run", error) from error
         return program
 
+    def _filled(self, program: Program, workload: Workload, tokens: int) -> Feed:
+        """Return the inputs of a call with rows of one length."""
+        try:
+            return filled(program, workload, tokens)
+        except RefusalError as error:
+            raise self._refused("its inputs cannot be filled", error) from error
+
     def _calls(self, program: Program, workload: Workload) -> Mix:
         """Return the calls that are timed; each has run once, so it will not be refused later."""
         calls = []
         for tokens, share in workload.lengths:
-            try:
-                feed = filled(program, workload, tokens)
-            except RefusalError as error:
-                raise self._refused("its inputs cannot be filled", error) from error
+            feed = self._filled(program, workload, tokens)
             self._run(program, feed)
             calls.append((program.call(feed), share))
         return calls
