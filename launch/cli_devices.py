@@ -76,6 +76,19 @@ def show(name: Name) -> None:
 
 
 @app.command()
+def runner(
+    output: Annotated[Path, typer.Option(help="File to write.")] = Path("prentice-runner.pyz"),
+) -> None:
+    """Write the program that measures on a board: one file for Python 3.11 with numpy and onnxruntime.
+
+    **Example**
+
+        nas devices runner --output prentice-runner.pyz
+    """
+    run_command("devices runner", output)
+
+
+@app.command()
 def remove(name: Name) -> None:
     """Delete the file of a device.
 

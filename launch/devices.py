@@ -1,6 +1,7 @@
 """`nas devices`: which devices there are, which of them work, and how one is added, shown and removed."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -20,8 +21,10 @@ from launch.device_files import (
 from launch.listing import print_line, print_lines
 from launch.process import quiet_libraries, short
 from nas.devices import BACKENDS
+from nas.devices.board_runner import runner_archive
 from nas.devices.probing import probe
 from nas.devices.settings import BUILT_IN, open_device
+from nas.files import atomic_write
 from nas.recipe import DeviceSettings
 from search_spaces.errors import ConfigError, MissingDependencyError, NasError
 
@@ -83,6 +86,13 @@ def add(
 def show(name: str) -> int:
     """Print the settings of a device; return the exit code."""
     typer.echo(device_yaml(read_device(name)), nl=False)
+    return 0
+
+
+def runner(output: Path) -> int:
+    """Write the program that measures on a board; return the exit code."""
+    atomic_write(output, runner_archive())
+    print_line(f"runner: {short(output)}; on the board: python3 {output.name} --help")
     return 0
 
 

@@ -23,6 +23,7 @@ COMMANDS = Table(
         "devices": "launch.devices:devices",
         "devices add": "launch.devices:add",
         "devices show": "launch.devices:show",
+        "devices runner": "launch.devices:runner",
         "devices remove": "launch.devices:remove",
         "measure": "launch.measure:measure",
         "doctor": "launch.doctor:doctor",

@@ -8,5 +8,6 @@ BACKENDS = Table(
         "onnxruntime": "nas.devices.onnxruntime_backend:OnnxRuntime",
         "torch": "nas.devices.torch_backend:TorchEager",
         "openvino": "nas.devices.openvino_backend:OpenVino",
+        "command": "nas.devices.command_backend:Command",
     },
 )

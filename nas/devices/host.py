@@ -79,6 +79,11 @@ class HostDevice:
         """Return the artefact of a model, float32."""
         raise NotImplementedError
 
+    @property
+    def threads(self) -> int:
+        """Return the threads of the runtime on this machine."""
+        return self._settings.threads
+
     def version(self) -> str:
         """Return the runtime with its version and what of it is used."""
         raise NotImplementedError
@@ -202,7 +207,7 @@ class HostDevice:
         """Return the artefact in its runtime."""
         self._check_installed()
         try:
-            program: Program = PROGRAMS.load(self.runtime)(artefact, self._settings.threads, self.options.model_dump())
+            program: Program = PROGRAMS.load(self.runtime)(artefact, self.threads, self.options.model_dump())
         except RefusalError as error:
             raise self._refused(f"{len(artefact)} bytes are no model it can run", error) from error
         return program

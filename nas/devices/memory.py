@@ -64,7 +64,7 @@ def _root() -> Path:
     return Path(__file__).parents[2]
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
     """Return the peak of this process.
 
     What ``getrusage`` says on Linux is at least what the parent had when it started this process, a gigabyte with
@@ -80,14 +80,14 @@ def _peak_bytes() -> int:
 def _measure(path: str, calls: Mapping[str, Any]) -> dict[str, int]:
     """Load and run a model in this process; return its peaks."""
     load = PROGRAMS.load(calls["runtime"])  # imports the runtime
-    idle = _peak_bytes()
+    idle = peak_bytes()
     program: Program = load(Path(path).read_bytes(), calls["threads"], calls["options"])
     workload = Workload(**calls["workload"])
     for tokens, _ in workload.lengths:
         call = program.call(filled(program, workload, tokens))
         for _ in range(RUNS):
             call()
-    return {"total_bytes": _peak_bytes(), "idle_bytes": idle}
+    return {"total_bytes": peak_bytes(), "idle_bytes": idle}
 
 
 if __name__ == "__main__":

@@ -100,7 +100,8 @@ def checked_options(settings: DeviceSettings, model: type[BaseModel]) -> BaseMod
     try:
         return model.model_validate(settings.options)
     except ValidationError as error:
-        raise ConfigError(_explained(settings.backend, error.errors()[0], list(model.model_fields))) from None
+        known = [field.alias or name for name, field in model.model_fields.items()]
+        raise ConfigError(_explained(settings.backend, error.errors()[0], known)) from None
 
 
 def _explained(backend: str, fault: Any, known: list[str]) -> str:
@@ -111,4 +112,6 @@ def _explained(backend: str, fault: Any, known: list[str]) -> str:
     if fault["type"] == "missing":
         return f"{where}: missing; backend {backend!r} needs it."
     message = fault["msg"].removeprefix("Value error, ")  # one of our own
+    if not fault["loc"]:  # of several options together
+        return f"{where}.{message}."
     return f"{where}: {fault['input']!r}: {message[0].lower()}{message[1:]}."

@@ -1,5 +1,7 @@
 """What every row of the device table must do; a new row is tested without a new test."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -32,13 +34,20 @@ CONFIG = EncoderConfig(
 )
 
 
+OPTIONS = {  # of backends that need some
+    "command": {
+        "run": f"{sys.executable} {{runner}} --spec {{spec}} --model {{model}} --reference {{reference}} --out -"
+    },
+}
+
+
 @pytest.fixture(params=BACKENDS)
 def device(request: pytest.FixtureRequest) -> Device:
     """A device of each backend that works here."""
     why = BACKENDS.load(request.param).why_not()
     if why is not None:
         pytest.skip(why)
-    return open_device(DeviceSettings(name="mine", backend=request.param))
+    return open_device(DeviceSettings(name="mine", backend=request.param, options=OPTIONS.get(request.param, {})))
 
 
 @pytest.fixture(scope="module")
