@@ -6,6 +6,7 @@ from typing import Any
 
 from launch.commands import make_tracker
 from launch.comparison_report import Facts, terminal_report, write_reports
+from launch.device_words import called, calls
 from launch.joint import Joint
 from launch.lab_recipe import is_bare, lab_recipe
 from launch.process import quiet_libraries, short, stoppable
@@ -119,12 +120,11 @@ def _facts(comparison: Comparison) -> Facts:
     """Return what all rows share."""
     lab, device = comparison.lab, comparison.lab.recipe.device
     train, data = lab.train, lab.prepared.data
-    threads = f"{device.threads} thread{'s' if device.threads > 1 else ''}"
     return Facts(
         teacher=lab.recipe.teacher.model.rstrip("/").rsplit("/", 1)[-1],
         data=f"{lab.recipe.data.source}, {len(data.train):,} training and {len(data.validation):,} validation rows",
         budget=f"{train.epochs:g} epochs, batch {train.batch_size}, {comparison.n_seeds} seeds",
-        device=f"{device.name}, batch {device.batch}, {lab.prepared.n_tokens} tokens, {threads}",
+        device=f"{called(device)}, {calls(device, lab.prepared.n_tokens)}",
         labels=tuple(data.labels),
         environment=dict(lab.device.environment()),
     )

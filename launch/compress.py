@@ -165,6 +165,7 @@ def _facts(lab: Lab, measures: Measures, name: str) -> dict[str, Any]:
     config = measures.compressed.model.config
     return {
         "name": name,
+        "artefact": FILES[lab.device.format],
         "steps": [step.to_json() for step in measures.compressed.steps],
         "shape": " then ".join(map(str, measures.compressed.steps)),
         "metrics": {

@@ -199,6 +199,7 @@ class Finalize:
             target = run_path(self.folder.students, finalist.name)
             facts = {key: row[key] for key in ("name", "genes", "shape", "metrics", "measurement", "feasible")}
             facts |= {"teacher": self.recipe.teacher.model, "teacher_metrics": self.known.teacher}
+            facts |= {"artefact": file}
             facts |= {"text_columns": len(self.recipe.data.text), "max_length": self.recipe.data.max_length}
             words = finalist.chosen.get("tokenizer")  # None: the teacher's
             tokenizer = self.prepared.teacher.tokenizer

@@ -9,5 +9,7 @@ BACKENDS = Table(
         "torch": "nas.devices.torch_backend:TorchEager",
         "openvino": "nas.devices.openvino_backend:OpenVino",
         "command": "nas.devices.command_backend:Command",
+        "lookup": "nas.devices.lookup_backend:Lookup",
+        "roofline": "nas.devices.roofline_backend:Roofline",
     },
 )

@@ -105,8 +105,7 @@ class Command(OnnxRuntime):
 
     def environment(self) -> dict[str, str]:
         """Return what the board said of itself with its last answer."""
-        note = {"note": self._settings.note} if self._settings.note else {}
-        return {**self._told, "reached by": self._board.run[0], **note}
+        return {**self._told, "reached by": self._board.run[0], **self._note}
 
     def measure(
         self, artefacts: Sequence[bytes], reference: bytes | None, workload: Workload, quick: bool = False

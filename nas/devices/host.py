@@ -80,6 +80,11 @@ class HostDevice:
         raise NotImplementedError
 
     @property
+    def _note(self) -> dict[str, str]:
+        """Return the user's note, if there is one."""
+        return {"note": self._settings.note} if self._settings.note else {}
+
+    @property
     def threads(self) -> int:
         """Return the threads of the runtime on this machine."""
         return self._settings.threads
@@ -95,13 +100,13 @@ class HostDevice:
     def environment(self) -> dict[str, str]:
         """Return machine, threads, affinity and runtime, as they were for the last measurement."""
         processors = ",".join(str(processor) for processor in self._processors)
-        told = {
+        return {
             **machine(),
             "threads": str(self._settings.threads),
             "affinity": processors or "not pinned",
             "runtime": self.version(),
+            **self._note,
         }
-        return told | ({"note": self._settings.note} if self._settings.note else {})
 
     def measure(
         self, artefacts: Sequence[bytes], reference: bytes | None, workload: Workload, quick: bool = False

@@ -3,7 +3,7 @@
 from typing import ClassVar, Literal
 
 import onnxruntime
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field
 
 from nas.devices.base import Format
 from nas.devices.host import HostDevice
@@ -19,21 +19,10 @@ OWN = ("cpu", "cuda")  # the providers that know ONNX Runtime's own operators
 class OnnxRuntimeOptions(Section):
     """How a session is made."""
 
-    providers: tuple[str, ...] = Field(("cpu",), min_length=1, description="of ONNX Runtime, the preferred one first")
+    providers: tuple[Literal["cpu", "cuda", "tensorrt", "openvino", "coreml", "xnnpack"], ...] = Field(
+        ("cpu",), min_length=1, description="of ONNX Runtime, the preferred one first"
+    )
     graph: Literal["none", "basic", "extended", "all"] = Field("all", description="how much it may change the graph")
-
-    @field_validator("providers")
-    @classmethod
-    def _check_providers(cls, providers: tuple[str, ...]) -> tuple[str, ...]:
-        """Refuse what this build of ONNX Runtime does not have."""
-        present = present_providers()
-        for name in providers:
-            if name not in PROVIDERS or name not in present:
-                raise ConfigError(
-                    f"{name!r} is not in this ONNX Runtime, which has {', '.join(present)}; others come with their own "
-                    "builds, cuda and tensorrt with: pip install onnxruntime-gpu"
-                )
-        return providers
 
 
 class OnnxRuntime(HostDevice):
@@ -48,6 +37,21 @@ class OnnxRuntime(HostDevice):
         """Keep the settings; a provider that knows only standard operators gets files of those."""
         super().__init__(settings)
         self.format: Format = "onnxruntime" if self._providers[0] in OWN else "onnx"
+
+    def check(self) -> None:
+        """Refuse providers that this build of ONNX Runtime does not have, and too many threads.
+
+        Raises:
+            ConfigError: The message lists the providers that are there.
+        """
+        present = present_providers()
+        for name in self._providers:
+            if name not in present:
+                raise ConfigError(
+                    f"device.options.providers: {name!r} is not in this ONNX Runtime, which has {', '.join(present)}; "
+                    "others come with their own builds, cuda and tensorrt with: pip install onnxruntime-gpu"
+                )
+        super().check()
 
     @property
     def _providers(self) -> tuple[str, ...]:

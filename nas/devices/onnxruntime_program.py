@@ -3,7 +3,7 @@
 Knows sessions. Imports nothing heavier than ONNX Runtime.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,8 +50,8 @@ class OnnxRuntimeProgram:
     def __init__(self, session: onnxruntime.InferenceSession) -> None:
         """Read what goes in and out."""
         self._session = session
-        self.inputs = [_port(told) for told in session.get_inputs()]
-        self.outputs = [_port(told) for told in session.get_outputs()]
+        self.inputs: Sequence[Port] = [_port(told) for told in session.get_inputs()]
+        self.outputs: Sequence[Port] = [_port(told) for told in session.get_outputs()]
         words = session.get_modelmeta().custom_metadata_map.get("vocab_size")
         self.vocabulary = int(words) if words else None
 

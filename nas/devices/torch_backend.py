@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import ClassVar, ParamSpec, TypeVar
 
 import torch
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field
 
 from nas.devices.base import Format, Measurement, Workload
 from nas.devices.host import HostDevice
@@ -33,23 +33,6 @@ class TorchOptions(Section):
     )
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu, cuda or cuda:1")
 
-    @field_validator("compile")
-    @classmethod
-    def _check_compiler(cls, is_wanted: bool) -> bool:
-        """Refuse to compile without a compiler."""
-        if is_wanted and not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))):
-            raise ConfigError(f"{is_wanted}: needs a C++ compiler, and none is installed; install g++, or leave it out")
-        return is_wanted
-
-    @field_validator("device")
-    @classmethod
-    def _check_gpu(cls, device: str) -> str:
-        """Refuse a GPU that is not there."""
-        n_there = torch.cuda.device_count() if device != "cpu" else 1
-        if int(device.partition(":")[2] or 0) >= n_there:
-            raise ConfigError(f"{device!r}: torch {torch.__version__} sees {n_there} GPUs; choose cpu")
-        return device
-
 
 class TorchEager(HostDevice):
     """State dicts in torch."""
@@ -59,6 +42,23 @@ class TorchEager(HostDevice):
     runtime: ClassVar[str] = "torch"
     title: ClassVar[str] = "torch"
     format: Format = "torch"
+
+    def check(self) -> None:
+        """Refuse a GPU that is not there, to compile without a compiler, and too many threads.
+
+        Raises:
+            ConfigError: It says which.
+        """
+        super().check()
+        options = self.options
+        n_there = torch.cuda.device_count() if options.device != "cpu" else 1
+        if int(options.device.partition(":")[2] or 0) >= n_there:
+            raise ConfigError(
+                f"device.options.device: {options.device!r} is not here; torch {torch.__version__} sees {n_there} "
+                "GPUs. Choose cpu."
+            )
+        if options.compile and not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))):
+            raise ConfigError("device.options.compile: True needs a C++ compiler, and none is installed; install g++.")
 
     def export(self, model: TextEncoder) -> bytes:
         """Return the model as a safetensors file with its shape."""

@@ -33,8 +33,8 @@ def test_a_free_name_needs_a_backend() -> None:
     [
         ({"options": {"graf": "all"}}, r"device\.options\.graf: 'graf' is unknown; known: providers, graph\. Did you"),
         ({"options": {"graph": "some"}}, r"device\.options\.graph: 'some': input should be 'none', 'basic'"),
-        ({"options": {"providers": ["cuda"]}}, r"providers: .*'cuda' is not in this ONNX Runtime, which has .*cpu"),
-        ({"options": {"providers": ["gpu"]}}, r"'gpu' is not in this ONNX Runtime"),
+        ({"options": {"providers": ["cuda"]}}, r"providers: 'cuda' is not in this ONNX Runtime, which has .*cpu"),
+        ({"options": {"providers": ["gpu"]}}, r"device\.options\.providers\.0: 'gpu': input should be 'cpu', 'cuda'"),
         ({"threads": 4096}, r"device\.threads: 4096 is more than the \d+ processors"),
     ],
 )
@@ -42,6 +42,16 @@ def test_what_cannot_work_is_refused_in_one_line(values: dict[str, Any], message
     with pytest.raises(ConfigError, match=message) as caught:
         check_device(device(**values), is_here=True)
     assert "\n" not in str(caught.value)
+
+
+def test_another_machine_may_have_what_this_one_has_not() -> None:
+    check_device(device(options={"providers": ["cuda"]}, threads=4096), is_here=False)
+    check_device(DeviceSettings(backend="torch", options={"device": "cuda:7"}), is_here=False)
+
+
+def test_providers_that_know_standard_operators_only_get_files_of_those() -> None:
+    formats = {name: open_device(device(options={"providers": [name]})).format for name in ("cpu", "cuda", "tensorrt")}
+    assert formats == {"cpu": "onnxruntime", "cuda": "onnxruntime", "tensorrt": "onnx"}
 
 
 @pytest.mark.parametrize(

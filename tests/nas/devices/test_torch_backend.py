@@ -100,8 +100,8 @@ def test_a_compiled_model_gives_the_same_answers_and_is_measured() -> None:
 
 
 def test_a_gpu_that_is_not_there_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"device\.options\.device: .*torch .* sees \d+ GPUs; choose cpu"):
-        device(device=f"cuda:{torch.cuda.device_count()}")
+    with pytest.raises(ConfigError, match=r"device\.options\.device: .* is not here; torch .* sees \d+ GPUs"):
+        device(device=f"cuda:{torch.cuda.device_count()}").check()
 
 
 @pytest.mark.gpu
