@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from launch.device_words import called, calls
 from launch.results import Baseline, Candidate, ReportData, Rung, Student
 from nas.engine import open_record
 from nas.files import read_json
@@ -33,14 +34,13 @@ def report_data(folder: RunFolder, recipe: Recipe) -> ReportData:
         raise ConfigError(f"run folder {folder.path}: nothing to report yet; run: nas resume {folder.path}")
     teacher, rows = attrs["teacher"], attrs.get("students", [])
     best = rows[0] if rows else None
-    tokens, threads = attrs["n_tokens"], recipe.device.threads
     return ReportData(
         name=recipe.name,
         created=time.strftime("%Y-%m-%d %H:%M", time.localtime(folder.study.stat().st_mtime)),
         teacher=_baseline(recipe, teacher, [row["measurement"]["reference_ms"] for row in rows]),
         data=recipe.data.source,
-        device=recipe.device.name,
-        workload=f"batch {recipe.device.batch}, {tokens} tokens, {threads} thread{'s' if threads > 1 else ''}",
+        device=called(recipe.device),
+        workload=calls(recipe.device, attrs["n_tokens"]),
         students=tuple(_student(row) for row in rows),
         candidates=_candidates(record, recipe),
         constraints=recipe.constraints,
