@@ -5,7 +5,8 @@ large ones. Nobody goes on before there are rivals to be better than; whoever wa
 is among the best. Knows numbers of students, scores and latencies; not how a rung is trained, no files.
 
 Source: Li et al. 2020, ASHA, https://arxiv.org/abs/1810.05934; non-dominated rank as the score of several objectives:
-Schmucker et al. 2021, MO-ASHA, https://arxiv.org/abs/2106.12639, sec. 3.
+Schmucker et al. 2021, MO-ASHA, https://arxiv.org/abs/2106.12639, sec. 3; crowding distance to choose within a rank: Deb
+et al. 2002, NSGA-II, https://doi.org/10.1109/4235.996017, sec. III-B.
 """
 
 import math
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from nas.pareto import non_dominated_sort
+from nas.pareto import crowding_distance, non_dominated_sort
 from nas.recipe import FidelitySettings
 from search_spaces.errors import StateError
 
@@ -58,15 +59,20 @@ class SuccessiveHalving:
         """Return whether a trial that reported at a rung goes on to the next, as it stands now.
 
         It does when it is among the best 1/eta of its latency bucket at this rung: by non-dominated rank over score
-        and latency, of equals by score, then by number. The share is rounded down, so that the first of a bucket waits
-        for others; at the last call, when there will be none, it is rounded up.
+        and latency, of equal rank the loneliest (both ends of a front are), of equals by score, then by number. The
+        share is rounded down, so that the first of a bucket waits for others; at the last call, when there will be
+        none, it is rounded up.
         """
         if rung == self.settings.rungs[-1]:
             return False
         reports, buckets = self._reports[rung], self._buckets(rung)
         rivals = sorted(other for other in reports if buckets[other] == buckets[number])
         costs = np.array([reports[other] for other in rivals])
-        order = np.lexsort((np.array(rivals), costs[:, 0], non_dominated_sort(costs)))
+        ranks = non_dominated_sort(costs)
+        lonely = np.empty(len(costs))
+        for rank in range(ranks.max() + 1):
+            lonely[ranks == rank] = crowding_distance(costs[ranks == rank])
+        order = np.lexsort((np.array(rivals), costs[:, 0], -lonely, ranks))
         n_promoted = (math.ceil if is_last_call else math.floor)(len(rivals) / self.eta(rung))
         return number in [rivals[i] for i in order[:n_promoted]]
 
