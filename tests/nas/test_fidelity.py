@@ -77,8 +77,8 @@ def test_rungs_are_judged_apart() -> None:
 
 
 def test_a_bucket_protects_fast_students_that_are_worse_than_slow_ones() -> None:
-    slow = [(0.3 - 0.02 * i, 10.0 + i) for i in range(6)]
-    fast = [(0.5 + 0.02 * i, 1.0 + 0.1 * i) for i in range(6)]  # of these the first dominates the others
+    slow = [(0.25 - i / 64, 10.0 + i) for i in range(6)]
+    fast = [(0.5 + i / 64, 1.0 + i / 8) for i in range(6)]  # of these the first dominates the others
     promoted = []
     for n_buckets in (1, 2):
         found = halving(buckets=n_buckets)
