@@ -18,12 +18,16 @@ def tables(made: Merged) -> Iterator[RenderableType]:
     yield _tasks(made)
     yield ""
     yield escape(size_line(made))
+    for task in made.tasks:
+        for kind, worth in zip(KINDS, _worths(task), strict=True):
+            if worth is not None and worth.doubts:
+                yield escape(f"latency at {task.task}, {kind}: {', '.join(worth.doubts)}")
     yield "latency: median of one call with a text of the task's length; the call of one for all answers every task"
 
 
 def _tasks(made: Merged) -> Table:
     """Return the three ways to solve each task."""
-    table = table_of("tasks", "task", "", "accuracy", "test", "latency", "file")
+    table = table_of("tasks", "task", "", "accuracy", "test", "latency", "faster", "file")
     for task in made.tasks:
         for kind, worth in zip(KINDS, _worths(task), strict=True):
             if worth is not None:
@@ -38,9 +42,10 @@ def _worths(task: AtTask) -> tuple[Worth, Worth | None, Worth]:
 
 
 def _figures(worth: Worth) -> tuple[str, ...]:
-    """Return accuracy, test accuracy, latency and size for people."""
+    """Return accuracy, test accuracy, latency, speed-up and size for people."""
     test = "-" if worth.test_accuracy is None else score(worth.test_accuracy)
-    return score(worth.accuracy), test, milliseconds(worth.latency_ms), megabytes(worth.size_bytes)
+    latency = milliseconds(worth.latency_ms), f"{worth.speedup:.1f}x"
+    return score(worth.accuracy), test, *latency, megabytes(worth.size_bytes)
 
 
 def size_line(made: Merged) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from compressors.onnx_outputs import with_outputs
 from nas.data.tokens import Tokens
-from nas.devices.base import Workload
+from nas.devices.base import Measurement, Workload
 from nas.lab import Compressed
 from nas.merge import JointLab, Task
 from nas.outputs import accuracy, artefact_logits
@@ -24,13 +24,17 @@ class Worth:
         accuracy: On validation, 0..1.
         test_accuracy: None without a test split.
         latency_ms: Median of one call with a text of the task's length.
+        speedup: How many times as fast as the teacher's file, measured in turns.
         size_bytes: Of the file; that of a merged student is the same at every task.
+        doubts: What a reader of the latency must know, in words.
     """
 
     accuracy: float
     test_accuracy: float | None
     latency_ms: float
+    speedup: float
     size_bytes: int
+    doubts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -119,18 +123,18 @@ def _at_task(joint: JointLab, task: Task, merged: tuple[Compressed, bytes], alon
     made, artefact = merged
     files = [artefact] if alone is None else [artefact, alone.artefact]
     measured = joint.device.measure(files, lab.reference, Workload(joint.recipe.device.batch, n_tokens))
-    ours = _worth(joint, task, (made, artefact, task.columns), measured[0].median_ms)
+    ours = _worth(joint, task, (made, artefact, task.columns), measured[0])
     other = None
     if alone is not None:
         whole = slice(0, len(task.labels))
-        other = _worth(joint, task, (alone, alone.artefact, whole), measured[1].median_ms)
+        other = _worth(joint, task, (alone, alone.artefact, whole), measured[1])
     scores, reference_ms = lab.prepared.scores, measured[0].reference_ms
     assert reference_ms is not None
-    teacher = Worth(scores["accuracy"], scores.get("test_accuracy"), reference_ms, len(lab.reference))
+    teacher = Worth(scores["accuracy"], scores.get("test_accuracy"), reference_ms, 1.0, len(lab.reference))
     return AtTask(task.name, task.labels, output_of(task), n_tokens, teacher, other, ours)
 
 
-def _worth(joint: JointLab, task: Task, file: tuple[Compressed, bytes, slice], latency_ms: float) -> Worth:
+def _worth(joint: JointLab, task: Task, file: tuple[Compressed, bytes, slice], measured: Measurement) -> Worth:
     """Return the figures of one file, of whose logits some columns are the task's."""
     made, artefact, columns = file
 
@@ -141,4 +145,7 @@ def _worth(joint: JointLab, task: Task, file: tuple[Compressed, bytes, slice], l
 
     bundle = task.lab.prepared.bundle
     test = None if bundle.test is None else score(bundle.test)
-    return Worth(score(bundle.validation), test, latency_ms, len(artefact))
+    doubts = ["measured while the machine was busy"] * measured.contended + ["noisy"] * measured.noisy
+    assert measured.speedup is not None
+    scores = score(bundle.validation), test
+    return Worth(*scores, measured.median_ms, measured.speedup, len(artefact), tuple(doubts))
