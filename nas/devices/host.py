@@ -60,19 +60,25 @@ class HostDevice:
         return None
 
     def check(self) -> None:
-        """Refuse a runtime that is not installed, and more threads than processors.
+        """Refuse a runtime that is not installed, more threads than processors, and processors that are not there.
 
         Raises:
-            ConfigError: This process may use fewer processors.
+            ConfigError: This process may use fewer processors, or others.
             MissingDependencyError: The message says what to install.
         """
         self._check_installed()
-        n_threads = self._settings.threads
-        most = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else n_threads
-        if n_threads > most:
+        if not hasattr(os, "sched_getaffinity"):
+            return
+        n_threads, allowed = self._settings.threads, os.sched_getaffinity(0)
+        if n_threads > len(allowed):
             raise ConfigError(
-                f"device.threads: {n_threads} is more than the {most} processors that this process may use; "
+                f"device.threads: {n_threads} is more than the {len(allowed)} processors that this process may use; "
                 "choose fewer, or measure on a cluster's machine with --address."
+            )
+        if missing := sorted(set(self._settings.affinity or ()) - allowed):
+            raise ConfigError(
+                f"device.affinity: processor {missing[0]} is not one that this process may use; choose among "
+                f"{', '.join(map(str, sorted(allowed)))}."
             )
 
     def export(self, model: TextEncoder) -> bytes:

@@ -10,6 +10,7 @@ import torch
 from nas.data.tokens import Tokens
 from nas.devices.base import Measurement, Workload
 from nas.devices.onnxruntime_backend import OnnxRuntime
+from nas.devices.onnxruntime_program import present_providers
 from nas.recipe import DeviceSettings
 from search_spaces.errors import DeviceError, ShapeError
 from search_spaces.families.encoder_model import EncoderConfig, TextEncoder
@@ -153,3 +154,31 @@ def test_more_threads_than_processors_are_refused(artefact: bytes) -> None:
 def test_an_empty_workload_is_refused() -> None:
     with pytest.raises(ShapeError, match="batch 0, tokens 8"):
         Workload(0, 8)
+
+
+@pytest.mark.parametrize("level", ["none", "basic", "extended", "all"])
+def test_a_graph_gives_the_same_answers_at_every_level(artefact: bytes, level: str) -> None:
+    tokens, plain = ragged_rows([5, 9]), OnnxRuntime(DeviceSettings())
+    other = OnnxRuntime(DeviceSettings(options={"graph": level}))
+    np.testing.assert_allclose(other.predict(artefact, tokens, 1), plain.predict(artefact, tokens, 1), atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+@pytest.mark.skipif("cuda" in present_providers(), reason="this ONNX Runtime has CUDA")
+def test_a_provider_that_does_not_start_is_refused_and_not_replaced(artefact: bytes) -> None:
+    with pytest.raises(DeviceError, match="CUDAExecutionProvider does not start; CPUExecutionProvider would"):
+        OnnxRuntime(DeviceSettings(options={"providers": ["cuda"]})).predict(artefact, ragged_rows([3]), 1)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system does not pin processes")
+def test_the_processors_named_are_those_that_are_measured_on(artefact: bytes) -> None:
+    last = max(os.sched_getaffinity(0))
+    device = OnnxRuntime(DeviceSettings(affinity=(last,)))
+    device.measure([artefact], None, WORKLOAD, quick=True)
+    assert device.environment()["affinity"] == str(last)
+
+
+def test_measurements_that_were_kept_before_there_were_tails_can_be_read(device: OnnxRuntime, artefact: bytes) -> None:
+    (seen,) = device.measure([artefact], None, WORKLOAD, quick=True)
+    old = {key: value for key, value in seen.to_json().items() if key not in ("p99_ms", "origin")}
+    assert Measurement.from_json(old) == replace(seen, p99_ms=None)

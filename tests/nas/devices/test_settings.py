@@ -36,6 +36,7 @@ def test_a_free_name_needs_a_backend() -> None:
         ({"options": {"providers": ["cuda"]}}, r"providers: 'cuda' is not in this ONNX Runtime, which has .*cpu"),
         ({"options": {"providers": ["gpu"]}}, r"device\.options\.providers\.0: 'gpu': input should be 'cpu', 'cuda'"),
         ({"threads": 4096}, r"device\.threads: 4096 is more than the \d+ processors"),
+        ({"affinity": [9999]}, r"device\.affinity: processor 9999 is not one that this process may use; choose among"),
     ],
 )
 def test_what_cannot_work_is_refused_in_one_line(values: dict[str, Any], message: str) -> None:
