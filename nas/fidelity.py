@@ -63,18 +63,7 @@ class SuccessiveHalving:
         share is rounded down, so that the first of a bucket waits for others; at the last call, when there will be
         none, it is rounded up.
         """
-        if rung == self.settings.rungs[-1]:
-            return False
-        reports, buckets = self._reports[rung], self._buckets(rung)
-        rivals = sorted(other for other in reports if buckets[other] == buckets[number])
-        costs = np.array([reports[other] for other in rivals])
-        ranks = non_dominated_sort(costs)
-        lonely = np.empty(len(costs))
-        for rank in range(ranks.max() + 1):
-            lonely[ranks == rank] = crowding_distance(costs[ranks == rank])
-        order = np.lexsort((np.array(rivals), costs[:, 0], -lonely, ranks))
-        n_promoted = (math.ceil if is_last_call else math.floor)(len(rivals) / self.eta(rung))
-        return number in [rivals[i] for i in order[:n_promoted]]
+        return rung != self.settings.rungs[-1] and number in self._promoted(rung, is_last_call)
 
     def overlooked(self, is_last_call: bool = False) -> list[tuple[int, float]]:
         """Return who may go on and was never seen at the next rung, with the rung it reached, the highest rung first.
@@ -83,8 +72,8 @@ class SuccessiveHalving:
         """
         found = []
         for rung, following in reversed(list(pairwise(self.settings.rungs))):
-            waiting = sorted(self._reports[rung].keys() - self._reports[following].keys())
-            found += [(number, rung) for number in waiting if self.is_promoted(number, rung, is_last_call)]
+            waiting = self._promoted(rung, is_last_call) - self._reports[following].keys()
+            found += [(number, rung) for number in sorted(waiting)]
         return found
 
     def tau(self, rung: float) -> float | None:
@@ -121,8 +110,26 @@ class SuccessiveHalving:
             for rung in self.settings.rungs
         ]
 
+    def _promoted(self, rung: float, is_last_call: bool) -> set[int]:
+        """Return who goes on from a rung, of all buckets."""
+        rivals: dict[int, list[int]] = {}
+        for number, bucket in self._buckets(rung).items():
+            rivals.setdefault(bucket, []).append(number)
+        rounded, eta = math.ceil if is_last_call else math.floor, self.eta(rung)
+        return {n for numbers in rivals.values() for n in self._ranked(rung, numbers)[: rounded(len(numbers) / eta)]}
+
+    def _ranked(self, rung: float, numbers: list[int]) -> list[int]:
+        """Return trials of a bucket, the first to be promoted first."""
+        costs = np.array([self._reports[rung][number] for number in numbers])
+        ranks, lonely = non_dominated_sort(costs), np.empty(len(costs))
+        for rank in range(ranks.max() + 1):
+            lonely[ranks == rank] = crowding_distance(costs[ranks == rank])
+        return [numbers[i] for i in np.lexsort((np.array(numbers), costs[:, 0], -lonely, ranks))]
+
     def _buckets(self, rung: float) -> dict[int, int]:
         """Return the latency bucket of every trial at a rung; buckets divide those at the first rung evenly."""
+        if not self._reports[rung]:
+            return {}
         latencies = [latency_ms for _, latency_ms in self._reports[self.settings.rungs[0]].values()]
         n_buckets = self.settings.buckets
         edges = np.quantile(latencies, np.arange(1, n_buckets) / n_buckets)

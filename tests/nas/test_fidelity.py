@@ -32,6 +32,7 @@ def test_a_worked_example_of_one_bucket() -> None:
 
 def test_whoever_was_stopped_goes_on_when_it_is_among_the_best_later() -> None:
     found = halving()
+    assert found.overlooked() == found.overlooked(is_last_call=True) == []
     assert decide(found, [(0.2, 1.0), (0.3, 1.0)]) == [False, False]
     assert found.overlooked() == []
     assert found.overlooked(is_last_call=True) == [(0, 0.1)]
