@@ -211,9 +211,11 @@ class ArtefactCompressor(Compressor, Protocol):
     """Rewrites an exported ONNX model.
 
     Attributes:
+        formats: The formats of artefacts, see `nas.devices.base.FILES`, that stay what they are when it rewrites them.
         same_cost: Knobs that change neither the time nor the bytes of the artefact; a search measures one value.
     """
 
+    formats: ClassVar[tuple[str, ...]]
     same_cost: ClassVar[tuple[str, ...]]
 
     def apply(self, artefact: bytes, run: Run | None = None) -> bytes:

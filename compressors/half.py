@@ -41,6 +41,7 @@ class Half(GraphCompressor):
 
     name: ClassVar[str] = "half"
     suits: ClassVar[str] = "16-bit storage of float weights and scales: half the file, exact enough, not faster on CPUs"
+    formats: ClassVar[tuple[str, ...]] = ("onnxruntime", "onnx")  # it writes standard operators only
     same_cost: ClassVar[tuple[str, ...]] = ("format",)  # two bytes a number in both, cast while loading
 
     def __init__(self, enabled: bool = True, format: str = "float16") -> None:

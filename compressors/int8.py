@@ -26,6 +26,7 @@ class DynamicInt8(GraphCompressor):
 
     name: ClassVar[str] = "int8"
     suits: ClassVar[str] = "8-bit weights, activations scaled as they come: needs no data, faster on nearly every CPU"
+    formats: ClassVar[tuple[str, ...]] = ("onnxruntime", "onnx")  # it writes standard operators only
 
     def __init__(self, enabled: bool = True, per_channel: bool = True) -> None:
         """Bind the knobs.

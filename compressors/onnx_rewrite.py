@@ -146,6 +146,7 @@ class GraphCompressor:
     name: ClassVar[str]
     stage: ClassVar[Literal["artefact"]] = "artefact"
     phase: ClassVar[Phase] = "bits"
+    formats: ClassVar[tuple[str, ...]] = ("onnxruntime",)
     same_cost: ClassVar[tuple[str, ...]] = ()
     enabled: bool
 

@@ -1,7 +1,7 @@
 """What a model weighs, tensor by tensor: parameters, non-zeros, bits, bytes on disk and zipped.
 
-Read from the ONNX file alone, whoever wrote it. Scales and zero points of quantized weights are no parameters, but
-their bytes count. Knows ONNX; not how a file was compressed.
+Read from the file alone, whoever wrote it. Scales and zero points of quantized weights are no parameters, but their
+bytes count. Knows ONNX and safetensors; not how a file was compressed.
 """
 
 import zlib
@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
+from safetensors.numpy import load
 
 from compressors.blocks import unpack
 
@@ -97,15 +98,26 @@ class Sizes:
 
 
 def sizes_of_artefact(artefact: bytes) -> Sizes:
-    """Return what an ONNX file weighs; its weights are initializers inside the file.
+    """Return what an ONNX or safetensors file weighs; weights of ONNX are initializers inside the file.
 
     Args:
-        artefact: An ONNX file.
+        artefact: The file.
     """
+    if artefact[8:9] == b"{":  # safetensors: the length of the header, then the header
+        return Sizes(_plain_sizes(artefact), len(artefact), len(zlib.compress(artefact, ZLIB_LEVEL)))
     model = onnx.load_model_from_string(artefact)
     graph = _Graph(model.graph)
     tensors = tuple(graph.size(tensor) for tensor in model.graph.initializer)
     return Sizes(tensors, len(artefact), len(zlib.compress(artefact, ZLIB_LEVEL)))
+
+
+def _plain_sizes(artefact: bytes) -> tuple[TensorSize, ...]:
+    """Return the tensors of a safetensors file."""
+    tensors = load(artefact).items()
+    return tuple(
+        TensorSize(name, values.shape, str(values.dtype), values.size, int(np.count_nonzero(values)), values.nbytes)
+        for name, values in tensors
+    )
 
 
 class _Graph:

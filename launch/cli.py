@@ -5,34 +5,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from typer.core import TyperCommand
 
+from launch import cli_devices
 from launch.listing import print_lines
+from launch.running import run_command
 from nas.methods import METHODS
-from search_spaces.errors import NasError
-from search_spaces.registry import Table
 
 # Idle threads of a parallel region sleep instead of spinning: beside another busy process on few cores, spinning
 # makes a training step several times slower. Read by OpenMP when torch is imported, here and in Ray workers.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-COMMANDS = Table(
-    "command",
-    {
-        "search": "launch.commands:search",
-        "resume": "launch.commands:resume",
-        "report": "launch.commands:report",
-        "export": "launch.commands:export",
-        "recipe": "launch.commands:recipe",
-        "compress": "launch.compress:compress",
-        "merge": "launch.merge:merge",
-        "compressors": "launch.methods:methods",
-        "compare": "launch.compare:compare",
-        "strategies": "launch.strategies:strategies",
-        "doctor": "launch.doctor:doctor",
-    },
-)
 
 
 class WithCompressors(TyperCommand):
@@ -41,7 +23,7 @@ class WithCompressors(TyperCommand):
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the help, then every method with one line; this imports torch, other helps do not."""
         super().format_help(ctx, formatter)
-        _run("compressors", None)
+        run_command("compressors", None)
 
 
 class WithMethods(TyperCommand):
@@ -75,7 +57,7 @@ the deployed artefacts, and keeps what no other student beats.
 
 Teacher = Annotated[str | None, typer.Option(help="Local folder or Hugging Face id of the teacher.")]
 Data = Annotated[str | None, typer.Option(help="csv, tsv, jsonl or parquet file (.gz too), or hub id.")]
-Device = Annotated[str | None, typer.Option(help="Device to measure on.")]
+Device = Annotated[str | None, typer.Option(help="Device to measure on; see nas devices.")]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of the recipe.")]
 LabRecipe = Annotated[
     str | None, typer.Argument(metavar="RECIPE", help="Recipe whose teacher, data, device and training count.")
@@ -124,7 +106,7 @@ def search(
         "search.trials": trials,
         "cluster.address": address,
     }
-    _run("search", recipe, overrides, sets or [], max_latency_ms, output)
+    run_command("search", recipe, overrides, sets or [], max_latency_ms, output)
 
 
 @app.command()
@@ -141,7 +123,7 @@ def resume(
 
         nas resume runs/quickstart
     """
-    _run("resume", run, trials, address)
+    run_command("resume", run, trials, address)
 
 
 @app.command()
@@ -155,7 +137,7 @@ def report(
 
         nas report runs/quickstart
     """
-    _run("report", run, show)
+    run_command("report", run, show)
 
 
 @app.command()
@@ -170,7 +152,7 @@ def export(
 
         nas export runs/quickstart --student best --output my-student
     """
-    _run("export", run, student, output)
+    run_command("export", run, student, output)
 
 
 @app.command()
@@ -183,7 +165,7 @@ def recipe(
 
         nas recipe quickstart > recipe.yaml
     """
-    _run("recipe", name)
+    run_command("recipe", name)
 
 
 @app.command(cls=WithCompressors)
@@ -219,7 +201,7 @@ def compress(
         "device.name": device,
         "finalize.train.epochs": epochs,
     }
-    _run("compress", recipe, (overrides, sets or []), (step or [], steps), output, as_json)
+    run_command("compress", recipe, (overrides, sets or []), (step or [], steps), output, as_json)
 
 
 @app.command()
@@ -243,7 +225,7 @@ def merge(
         nas merge sentiment.yaml topic.yaml --step layer_pruning:keep=3 --step distillation --step int8
     """
     settings = ({"finalize.train.epochs": epochs}, sets or [])
-    _run("merge", recipes, settings, (step or [], steps), alone, output, as_json)
+    run_command("merge", recipes, settings, (step or [], steps), alone, output, as_json)
 
 
 @app.command()
@@ -258,7 +240,7 @@ def compressors(
 
         nas compressors int8
     """
-    _run("compressors", name)
+    run_command("compressors", name)
 
 
 @app.command(cls=WithMethods)
@@ -296,7 +278,7 @@ def compare(
         "device.name": device,
         "finalize.train.epochs": epochs,
     }
-    _run("compare", recipe, (overrides, sets or []), (methods, seeds), (run, search), output)
+    run_command("compare", recipe, (overrides, sets or []), (methods, seeds), (run, search), output)
 
 
 @app.command()
@@ -311,7 +293,11 @@ def strategies(
 
         nas strategies evolution
     """
-    _run("strategies", name)
+    run_command("strategies", name)
+
+
+app.add_typer(cli_devices.app, name="devices")
+app.command()(cli_devices.measure)
 
 
 @app.command()
@@ -324,23 +310,7 @@ def doctor(
 
         nas doctor
     """
-    _run("doctor", address)
-
-
-def _run(name: str, *arguments: Any) -> None:
-    """Run a command; an expected error is one line on stderr and an exit code, never a traceback."""
-    try:
-        with Console(stderr=True).status("loading..."):  # torch, Ray and MLflow take seconds
-            command = COMMANDS.load(name)
-        code = command(*arguments)
-    except NasError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(error.exit_code) from None
-    except OSError as error:
-        what = f"{error.filename or name}: {error.strerror or error}"
-        typer.echo(f"error: {what}; check the path, its permissions and the free disk space.", err=True)
-        raise typer.Exit(2) from None
-    raise typer.Exit(code or 0)
+    run_command("doctor", address)
 
 
 def main() -> None:

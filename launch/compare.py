@@ -6,6 +6,7 @@ from typing import Any
 
 from launch.commands import make_tracker
 from launch.comparison_report import Facts, terminal_report, write_reports
+from launch.device_words import called, calls
 from launch.joint import Joint
 from launch.lab_recipe import is_bare, lab_recipe
 from launch.process import quiet_libraries, short, stoppable
@@ -13,6 +14,7 @@ from launch.recipes import save_recipe
 from launch.terminal import make_progress
 from nas.compared import Row
 from nas.comparison import Comparison, choose
+from nas.devices.settings import check_fits
 from nas.lab import open_lab
 from nas.methods import JOINT, METHODS
 from nas.recipe import Recipe
@@ -47,6 +49,7 @@ def compare(
     if n_seeds < 1:
         raise ConfigError(f"--seeds: {n_seeds} is out of range; 1 or more.")
     recipe = _recipe(source, *settings)
+    _check_methods(recipe, names)
     rival = Joint(recipe, *joint) if JOINT in names else None
     folder = RunFolder(output or Path("runs") / f"compare-{recipe.name}")
     folder.create()
@@ -59,6 +62,16 @@ def _recipe(source: str | None, overrides: Mapping[str, Any], sets: Sequence[str
     """Return the recipe of teacher, data, device and training; with nothing named that of the quickstart, shorter."""
     small = SMALL if is_bare(source, overrides) else None
     return lab_recipe(source, {**overrides, "finalize.train.epochs": overrides["finalize.train.epochs"] or small}, sets)
+
+
+def _check_methods(recipe: Recipe, names: Sequence[str]) -> None:
+    """Refuse methods whose files the device does not run."""
+    for name in names:
+        for step in METHODS[name].steps:
+            try:
+                check_fits(recipe.device, {step.partition(":")[0]: {}})
+            except ConfigError as error:
+                raise ConfigError(f"--methods: {name}: {error}") from None
 
 
 def _drive(recipe: Recipe, folder: RunFolder, names: Sequence[str], n_seeds: int, rival: Joint | None) -> int:
@@ -107,12 +120,11 @@ def _facts(comparison: Comparison) -> Facts:
     """Return what all rows share."""
     lab, device = comparison.lab, comparison.lab.recipe.device
     train, data = lab.train, lab.prepared.data
-    threads = f"{device.threads} thread{'s' if device.threads > 1 else ''}"
     return Facts(
         teacher=lab.recipe.teacher.model.rstrip("/").rsplit("/", 1)[-1],
         data=f"{lab.recipe.data.source}, {len(data.train):,} training and {len(data.validation):,} validation rows",
         budget=f"{train.epochs:g} epochs, batch {train.batch_size}, {comparison.n_seeds} seeds",
-        device=f"{device.name}, batch {device.batch}, {lab.prepared.n_tokens} tokens, {threads}",
+        device=f"{called(device)}, {calls(device, lab.prepared.n_tokens)}",
         labels=tuple(data.labels),
         environment=dict(lab.device.environment()),
     )

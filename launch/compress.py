@@ -19,6 +19,8 @@ from launch.process import quiet_libraries, short, stoppable
 from launch.step_list import wanted_steps
 from launch.terminal import make_progress
 from nas.checkpoint import weights_of
+from nas.devices.base import FILES
+from nas.devices.settings import check_fits
 from nas.files import atomic_write, write_json
 from nas.lab import Lab, compress_model, open_lab
 from nas.measures import Measures, measure
@@ -49,6 +51,7 @@ def compress(
     """
     steps = wanted_steps(*wanted)
     recipe = lab_recipe(source, *settings)
+    check_fits(recipe.device, {step.name: step.knobs for step in steps})
     folder = lab_folder(recipe)
     target = output or folder.students / student_name(steps)
     check_target("compress", target)
@@ -95,7 +98,7 @@ def _deliver(lab: Lab, measures: Measures, target: Path) -> None:
         write_json(draft / REPORT, measures.to_json())
         atomic_write(draft / "README.md", model_card(facts, lab.recipe).encode())
         weights = to_bytes(weights_of(made.model))
-        save(draft, made.model.config, weights, made.artefact, made.tokenizer, facts)
+        save(draft, made.model.config, weights, made.artefact, made.tokenizer, facts, FILES[lab.device.format])
 
 
 def _facts(lab: Lab, measures: Measures, name: str) -> dict[str, Any]:
@@ -106,6 +109,7 @@ def _facts(lab: Lab, measures: Measures, name: str) -> dict[str, Any]:
     config = measures.compressed.model.config
     return {
         "name": name,
+        "artefact": FILES[lab.device.format],
         "steps": [step.to_json() for step in measures.compressed.steps],
         "shape": " then ".join(map(str, measures.compressed.steps)),
         "metrics": {

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from compressors.base import Report
+from launch.device_words import called
 from launch.report import megabytes, milliseconds, score
 from nas.measures import Figures, Measures
 from nas.recipe import Recipe
@@ -48,7 +49,7 @@ def _calls(measures: Measures, recipe: Recipe) -> Text:
     """Return how the latency was measured."""
     device, final = recipe.device, measures.final
     threads = f"{device.threads} thread{'s' if device.threads > 1 else ''}"
-    where = f"latency: median on {device.name}, batch {device.batch}, {threads}"
+    where = f"latency: median on {called(device)}, batch {device.batch}, {threads}"
     return Text(f"{where}; 95 % interval {final.low_ms:.3f} to {final.high_ms:.3f} ms", style="dim")
 
 

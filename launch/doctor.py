@@ -14,15 +14,14 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from rich.console import Console
 from rich.table import Table
-from transformers import BertConfig
 
+from launch.device_files import known_devices, read_device
 from launch.ray_cluster import device_resource
 from launch.ray_executor import RayExecutor
-from nas.devices import DEVICES
-from nas.devices.base import Workload
+from nas.devices.probing import probe
+from nas.devices.settings import BUILT_IN
 from nas.recipe import ClusterSettings, DeviceSettings
-from search_spaces.errors import NasError
-from search_spaces.families.encoder_model import EncoderConfig, TextEncoder
+from search_spaces.errors import MissingDependencyError, NasError
 
 CORE = ("torch", "transformers", "optuna", "ray", "mlflow", "onnx", "onnxruntime", "numpy", "pydantic")
 EXTRAS = {
@@ -90,25 +89,14 @@ def _hub() -> Iterator[Finding]:
 
 
 def _device() -> Iterator[Finding]:
-    """Export and measure a tiny model on every device of the table."""
-    plain = BertConfig()
-    config = EncoderConfig(
-        "bert", 100, 64, 2, 64, 64, 0, 32, (2,), (128,), "gelu", "tanh", plain.layer_norm_eps, 0.0, 0, 0, ("a", "b")
-    )
-    for name in DEVICES:
+    """Export and measure a tiny model on every device; a built-in one whose runtime is optional may be missing."""
+    for name in known_devices():
         try:
-            device = DEVICES.load(name)(DeviceSettings(name=name))
-            model = device.export(TextEncoder(config).eval())
-            seen = device.measure([model], None, Workload(1, 16), quick=True)[0]
+            yield f"device {name}", True, probe(read_device(name))
+        except MissingDependencyError as error:
+            yield f"device {name}", name in BUILT_IN, str(error)
         except NasError as error:
             yield f"device {name}", False, str(error)
-        else:
-            yield f"device {name}", True, f"a tiny encoder takes {seen.median_ms:.3f} ms{_quality(seen.noisy)}"
-
-
-def _quality(noisy: bool) -> str:
-    """Return a warning for a noisy measurement."""
-    return "; noisy: other programs are running" if noisy else ""
 
 
 def _tracker() -> Iterator[Finding]:

@@ -73,6 +73,7 @@ def _students(folder: RunFolder, recipe: Recipe) -> list[str]:
 def model_card(facts: dict[str, Any], recipe: Recipe) -> str:
     """Return the README of a student: what it is, how it was measured, how to load it."""
     metrics, measured, teacher = facts["metrics"], facts["measurement"], facts["teacher_metrics"]
+    origin, file = measured.get("origin", "measured"), facts.get("artefact", "model.onnx")
     tests = f" (test {metrics['test_accuracy']:.4f})" if "test_accuracy" in metrics else ""
     teacher_tests = f" (test {teacher['test_accuracy']:.4f})" if "test_accuracy" in teacher else ""
     return f"""---
@@ -89,27 +90,32 @@ A student of `{facts["teacher"]}`: {facts["shape"]}.
 | validation accuracy | {metrics["accuracy"]:.4f}{tests} | {teacher["accuracy"]:.4f}{teacher_tests} |
 | latency, median | {measured["median_ms"]:.3f} ms (95 % CI {measured["low_ms"]:.3f}-{measured["high_ms"]:.3f}) \
 | {measured["reference_ms"]:.3f} ms |
-| size of model.onnx | {metrics["size_bytes"] / 1e6:.1f} MB | {teacher["size_bytes"] / 1e6:.1f} MB |
+| size of {file} | {metrics["size_bytes"] / 1e6:.1f} MB | {teacher["size_bytes"] / 1e6:.1f} MB |
 
-The student's accuracy and latency are those of `model.onnx`; measured on device `{recipe.device.name}`,
+The student's accuracy and latency are those of `{file}`; {origin} on device `{recipe.device.name}`,
 {recipe.device.threads} thread(s), batch {recipe.device.batch}, {measured["speedup"]:.1f}x faster than the teacher's
 fp32 artefact in the same interleaved run.
 
 ## Use
+{_onnx_lines(recipe.data.max_length) if file.endswith(".onnx") else ""}
+{_torch_lines(facts["uniform"])}
+"""
 
+
+def _onnx_lines(max_length: int) -> str:
+    """Return how to run the ONNX file."""
+    return f"""
 ```python
 import numpy as np, onnxruntime
 from transformers import AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("this-folder")
 session = onnxruntime.InferenceSession("this-folder/model.onnx", providers=["CPUExecutionProvider"])
-options = dict(truncation=True, max_length={recipe.data.max_length}, return_token_type_ids=True)
+options = dict(truncation=True, max_length={max_length}, return_token_type_ids=True)
 row = tokenizer("a text", **options, return_tensors="np")
 names = [node.name for node in session.get_inputs()]
 logits = session.run(None, {{name: row[name].astype(np.int64) for name in names}})[0]
 ```
-
-{_torch_lines(facts["uniform"])}
 """
 
 

@@ -9,6 +9,7 @@ from transformers import AutoTokenizer
 from launch.commands import make_executor
 from launch.recipes import load_recipe, save_recipe
 from nas.comparison import Comparison
+from nas.devices.base import FILES
 from nas.engine import Engine, open_record
 from nas.lab import Compressed, Lab
 from nas.methods import JOINT
@@ -120,7 +121,7 @@ def _student(folder: Path, lab: Lab, seconds: dict[str, float]) -> Compressed:
     if words != known:
         kept = np.array([known[word] for word in sorted(words, key=words.__getitem__)], np.int64)
         spelling = Spelling(kept, teacher, tokenizer, lab.recipe.data.max_length)
-    artefact = (folder / "model.onnx").read_bytes()
+    artefact = (folder / FILES[lab.device.format]).read_bytes()
     return Compressed((), load(folder), artefact, tokenizer, reports=(), seconds=seconds, spelling=spelling)
 
 

@@ -19,6 +19,7 @@ from launch.process import quiet_libraries, short, stoppable
 from launch.step_list import wanted_steps
 from launch.terminal import make_progress
 from nas.checkpoint import weights_of
+from nas.devices.settings import check_fits, open_device
 from nas.files import atomic_write, write_json
 from nas.lab import compress_model, open_lab
 from nas.merge import join
@@ -55,6 +56,12 @@ def merge(
     recipes = _by_task([lab_recipe(source, *settings) for source in sources])
     folders = {name: lab_folder(recipe) for name, recipe in recipes.items()}
     _check_different(folders)
+    device = next(iter(recipes.values())).device
+    check_fits(device, {step.name: step.knobs for step in steps})
+    if open_device(device).format == "torch":
+        raise ConfigError(
+            f"merge: device {device.name!r} runs torch files, which have one output; choose one that runs ONNX files."
+        )
     words = " ".join([*recipes, *(folder.path.name for folder in folders.values())])
     own = RunFolder(Path("runs") / f"merge-{hashlib.sha256(words.encode()).hexdigest()[:8]}")
     target = output or own.students / student_name(steps)

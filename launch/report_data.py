@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from launch.device_words import called, calls
 from launch.results import Baseline, Candidate, ReportData, Rung, Student
 from nas.engine import open_record
 from nas.files import read_json
@@ -15,7 +16,7 @@ from nas.pareto import pareto_front
 from nas.recipe import Recipe
 from nas.record import FrozenTrial, Record, TrialState
 from nas.run_folder import RunFolder
-from nas.rungs import stopped_at, trained_in_full
+from nas.rungs import latest, stopped_at, trained_in_full
 from search_spaces.errors import ConfigError
 
 
@@ -33,14 +34,13 @@ def report_data(folder: RunFolder, recipe: Recipe) -> ReportData:
         raise ConfigError(f"run folder {folder.path}: nothing to report yet; run: nas resume {folder.path}")
     teacher, rows = attrs["teacher"], attrs.get("students", [])
     best = rows[0] if rows else None
-    tokens, threads = attrs["n_tokens"], recipe.device.threads
     return ReportData(
         name=recipe.name,
         created=time.strftime("%Y-%m-%d %H:%M", time.localtime(folder.study.stat().st_mtime)),
         teacher=_baseline(recipe, teacher, [row["measurement"]["reference_ms"] for row in rows]),
         data=recipe.data.source,
-        device=recipe.device.name,
-        workload=f"batch {recipe.device.batch}, {tokens} tokens, {threads} thread{'s' if threads > 1 else ''}",
+        device=called(recipe.device),
+        workload=calls(recipe.device, attrs["n_tokens"]),
         students=tuple(_student(row) for row in rows),
         candidates=_candidates(record, recipe),
         constraints=recipe.constraints,
@@ -98,7 +98,7 @@ def _student(row: Mapping[str, Any]) -> Student:
 
 def _candidates(record: Record, recipe: Recipe) -> tuple[Candidate, ...]:
     """Return every student of the search phase; the front is that of the feasible ones trained in full."""
-    trials = record.trials((TrialState.COMPLETE,))
+    trials = latest(record.trials((TrialState.COMPLETE,)))
     feasible = [max(trial.constraints.values(), default=0.0) <= 0 for trial in trials]
     objectives = [Objective.of(name) for name in recipe.objectives]
     full = {trial.number for trial in trained_in_full(trials)}
@@ -130,7 +130,7 @@ def _counts(folder: RunFolder, record: Record) -> dict[str, int]:
     shapes = {str(row["genes"]) for row in read_json(folder.profile)["rows"]} if folder.profile.exists() else set()
     return {
         "artefacts profiled": len(shapes),
-        "students trained": len(record.trials((TrialState.COMPLETE,))),
+        "students trained": len(latest(record.trials((TrialState.COMPLETE,)))),
         "failed": len(record.trials((TrialState.FAIL,))),
         "refused before training": len(record.trials((TrialState.PRUNED,))),
     }

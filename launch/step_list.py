@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from compressors.steps import Step, check_order, check_standalone
-from launch.recipes import read_values
+from launch.yaml_files import read_values
 from search_spaces.errors import ConfigError
 
 

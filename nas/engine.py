@@ -18,7 +18,7 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.candidates import Candidates
-from nas.devices import DEVICES
+from nas.devices.settings import check_device, check_fits, resolved
 from nas.executor import Executor
 from nas.finalize import Finalize
 from nas.foresight import foresight
@@ -32,7 +32,7 @@ from nas.recipe import Recipe
 from nas.record import Record
 from nas.retry import RetryingExecutor
 from nas.run_folder import RunFolder
-from nas.rungs import Rungs, in_words, stopped_at, trained_in_full
+from nas.rungs import CONTINUES, Rungs, in_words, latest, stopped_at, trained_in_full
 from nas.search import Search
 from nas.seeds import knapsack_seeds
 from nas.sensitivity import of_rows, to_rows
@@ -65,6 +65,7 @@ class Engine:
             StateError: The search cannot go on; what was finished is kept.
         """
         check_names(self.recipe)
+        self.recipe = self.recipe.model_copy(update={"device": resolved(self.recipe.device)})
         self.executor = meter = MeteredExecutor(RetryingExecutor(self.executor))
         with self._timed("prepare"):
             prepared = prepare(self.recipe, self.folder, self.progress, self._check_and_connect)
@@ -97,10 +98,12 @@ class Engine:
 
     def _check_and_connect(self, candidates: Candidates) -> None:
         """Check the last that can be checked before the slow part, and start the workers meanwhile."""
-        search, tokens, most = self.recipe.search, self.recipe.device.tokens or 0, candidates.teacher.n_positions
+        search, device, most = self.recipe.search, self.recipe.device, candidates.teacher.n_positions
+        tokens = max([device.tokens or 0, *(device.mix or ())])
         make_sampler(search.strategy, candidates.space, search.seed, search.options)
         if tokens > most:
-            raise ConfigError(f"device.tokens: {tokens} is more than the teacher's {most} positions; choose less.")
+            where = "mix" if device.mix else "tokens"
+            raise ConfigError(f"device.{where}: {tokens} is more than the teacher's {most} positions; choose less.")
         self.executor.connect(wait=False)
 
     def _open_record(self, prepared: Prepared) -> Record:
@@ -187,7 +190,7 @@ class Engine:
 
     def _snapshot(self, known: Profile, running: int, left_s: float) -> Snapshot:
         """Return the state of the search for a live display."""
-        ended = self.record.trials(ENDED)
+        ended = latest(self.record.trials(ENDED))
         complete = [t for t in ended if t.state == TrialState.COMPLETE]
         rows = [_front_row(t) for t in complete]
         full = {t.number for t in trained_in_full(complete)}
@@ -298,24 +301,14 @@ def check_names(recipe: Recipe) -> None:
     check_consistent([Constraint.parse(text) for text in recipe.constraints], None)
     search = recipe.search
     check_search(search.strategy, search.options, len(recipe.objectives), search.trials)
-    for table, name in ((DEVICES, recipe.device.name), (FAMILIES, recipe.space.family)):
-        if name not in table:
-            raise unknown_name(table.what, name, list(table))
-    _check_threads(recipe)
-
-
-def _check_threads(recipe: Recipe) -> None:
-    """Refuse more threads than processors where this machine measures; one of a cluster may have more."""
-    cluster, n_threads = recipe.cluster, recipe.device.threads
-    is_elsewhere = cluster.executor == "ray" and (cluster.address or os.environ.get("RAY_ADDRESS"))
-    if is_elsewhere or not hasattr(os, "sched_getaffinity"):
-        return
-    most = len(os.sched_getaffinity(0))
-    if n_threads > most:
-        raise ConfigError(
-            f"device.threads: {n_threads} is more than the {most} processors that this process may use; "
-            "choose fewer, or measure on a cluster's machine with --address."
-        )
+    if recipe.space.family not in FAMILIES:
+        raise unknown_name(FAMILIES.what, recipe.space.family, list(FAMILIES))
+    cluster = recipe.cluster
+    is_elsewhere = cluster.executor == "ray" and bool(cluster.address or os.environ.get("RAY_ADDRESS"))
+    device = resolved(recipe.device)
+    check_device(device, is_here=not is_elsewhere)
+    for methods in (recipe.compress, *recipe.or_compress):
+        check_fits(device, methods)
 
 
 def _front_row(trial: FrozenTrial) -> FrontRow:
@@ -335,7 +328,9 @@ def _trial_run(trial: FrozenTrial) -> TrialRun:
     attrs = trial.user_attrs
     state: State = "finished" if trial.state == TrialState.COMPLETE else "failed"
     tags: dict[str, str] = {
-        name: str(attrs[name]) for name in ("shape", "cause", "message", "predicted", "rung") if name in attrs
+        name: str(attrs[name])
+        for name in ("shape", "cause", "message", "predicted", "rung", CONTINUES)
+        if name in attrs
     }
     return TrialRun(
         trial.number,

@@ -1,18 +1,21 @@
-"""Asynchronous successive halving in its stopping form: who may train on is decided as soon as a rung is reported.
+"""Asynchronous successive halving: who may train on, as far as the reports of its rung tell at any time.
 
 Candidates compete inside buckets of like latency, so that a small fast student, which learns slower, is not stopped by
-large ones. Knows numbers of trials, scores and latencies; not how a rung is trained, no files.
+large ones. Nobody goes on before there are rivals to be better than; whoever was stopped is promoted later if it then
+is among the best. Knows numbers of students, scores and latencies; not how a rung is trained, no files.
 
 Source: Li et al. 2020, ASHA, https://arxiv.org/abs/1810.05934; non-dominated rank as the score of several objectives:
-Schmucker et al. 2021, MO-ASHA, https://arxiv.org/abs/2106.12639, sec. 3.
+Schmucker et al. 2021, MO-ASHA, https://arxiv.org/abs/2106.12639, sec. 3; crowding distance to choose within a rank: Deb
+et al. 2002, NSGA-II, https://doi.org/10.1109/4235.996017, sec. III-B.
 """
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from nas.pareto import non_dominated_sort
+from nas.pareto import crowding_distance, non_dominated_sort
 from nas.recipe import FidelitySettings
 from search_spaces.errors import StateError
 
@@ -52,22 +55,37 @@ class SuccessiveHalving:
         """Return how many trials reported at a rung."""
         return len(self._reports[rung])
 
-    def is_promoted(self, number: int, rung: float) -> bool:
+    def is_promoted(self, number: int, rung: float, is_last_call: bool = False) -> bool:
         """Return whether a trial that reported at a rung goes on to the next, as it stands now.
 
-        It does when it is among the best 1/eta, rounded up, of its latency bucket at this rung: by non-dominated rank
-        over score and latency, of equals by score, then by number; and while the bucket holds fewer than ``minimum``.
+        It does when it is among the best 1/eta of its latency bucket at this rung: by non-dominated rank over score
+        and latency, of equal rank the loneliest (both ends of a front are), of equals by score, then by number. The
+        share is rounded down, so that the first of a bucket waits for others; at the last call, when there will be
+        none, it is rounded up.
         """
         if rung == self.settings.rungs[-1]:
             return False
         reports, buckets = self._reports[rung], self._buckets(rung)
         rivals = sorted(other for other in reports if buckets[other] == buckets[number])
-        if len(rivals) < self.settings.minimum:
-            return True
         costs = np.array([reports[other] for other in rivals])
-        order = np.lexsort((np.array(rivals), costs[:, 0], non_dominated_sort(costs)))
-        n_promoted = math.ceil(len(rivals) / self.eta(rung))
+        ranks = non_dominated_sort(costs)
+        lonely = np.empty(len(costs))
+        for rank in range(ranks.max() + 1):
+            lonely[ranks == rank] = crowding_distance(costs[ranks == rank])
+        order = np.lexsort((np.array(rivals), costs[:, 0], -lonely, ranks))
+        n_promoted = (math.ceil if is_last_call else math.floor)(len(rivals) / self.eta(rung))
         return number in [rivals[i] for i in order[:n_promoted]]
+
+    def overlooked(self, is_last_call: bool = False) -> list[tuple[int, float]]:
+        """Return who may go on and was never seen at the next rung, with the rung it reached, the highest rung first.
+
+        Among those are the ones that are on their way to it.
+        """
+        found = []
+        for rung, following in reversed(list(pairwise(self.settings.rungs))):
+            waiting = sorted(self._reports[rung].keys() - self._reports[following].keys())
+            found += [(number, rung) for number in waiting if self.is_promoted(number, rung, is_last_call)]
+        return found
 
     def tau(self, rung: float) -> float | None:
         """Return Kendall's tau-b between the scores at a rung and at the last one, -1 to 1; None while undefined.

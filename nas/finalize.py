@@ -12,6 +12,8 @@ import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.choice import best, finalists
+from nas.devices.base import FILES
+from nas.devices.settings import open_device
 from nas.executor import Executor, Task
 from nas.files import atomic_write, read_json, run_path, write_json
 from nas.objectives import Constraint, Objective
@@ -21,7 +23,7 @@ from nas.progress import Progress, Snapshot
 from nas.recipe import Recipe
 from nas.record import Record
 from nas.run_folder import RunFolder
-from nas.rungs import trained_in_full
+from nas.rungs import latest, trained_in_full
 from nas.spelling import with_content
 from nas.student import save
 from search_spaces.errors import StateError
@@ -79,7 +81,7 @@ class Finalize:
         if not trials:
             n_failed = len(self.record.trials((TrialState.FAIL,)))
             raise StateError(f"finalize: all {n_failed} trials failed; see why in log.txt, then run nas resume.")
-        trials = trained_in_full(trials)
+        trials = trained_in_full(latest(trials))
         metrics = [trial.user_attrs["metrics"] for trial in trials]
         costs = np.array([[o.cost(known[o.name]) for o in self.objectives] for known in metrics])
         misses = np.array([max(t.constraints.values(), default=0.0) for t in trials])
@@ -189,6 +191,7 @@ class Finalize:
         rows = [self._row(finalist, measured[finalist.name]) for finalist in entrants]
         typical = [{**row["metrics"], "accuracy": row["accuracy_mean"]} for row in rows]  # not the luckiest seed
         first = best(typical, self.objectives, self.constraints, self.known.teacher)
+        file = FILES[open_device(self.recipe.device).format]
         order = [first, *sorted((i for i in range(len(rows)) if i != first), key=lambda i: -rows[i]["accuracy_mean"])]
         for finalist, row in zip(entrants, rows, strict=True):
             config = Architecture.from_json(finalist.chosen["architecture"]).config
@@ -196,11 +199,12 @@ class Finalize:
             target = run_path(self.folder.students, finalist.name)
             facts = {key: row[key] for key in ("name", "genes", "shape", "metrics", "measurement", "feasible")}
             facts |= {"teacher": self.recipe.teacher.model, "teacher_metrics": self.known.teacher}
+            facts |= {"artefact": file}
             facts |= {"text_columns": len(self.recipe.data.text), "max_length": self.recipe.data.max_length}
             words = finalist.chosen.get("tokenizer")  # None: the teacher's
             tokenizer = self.prepared.teacher.tokenizer
             tokenizer = tokenizer if words is None else with_content(tokenizer, words["content"])
-            save(target, config, weights, artefact, tokenizer, facts)
+            save(target, config, weights, artefact, tokenizer, facts, file)
         return [rows[i] for i in order]
 
     def _row(self, finalist: Finalist, measurement: dict[str, Any]) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from nas import __version__
 from nas.bundle import Outputs
 from nas.cache import Cache
 from nas.data.tokens import Tokens
-from nas.devices import DEVICES
 from nas.devices.base import Device
+from nas.devices.settings import open_device, resolved
 from nas.distill import distill
 from nas.files import read_json, write_json
 from nas.meter import Stopwatch
@@ -140,9 +140,11 @@ def open_lab(recipe: Recipe, folder: RunFolder, progress: Progress) -> Lab:
     folder.create()
     _check_folder(recipe, folder)
     space = SpaceSettings(family=recipe.space.family)
-    recipe = recipe.model_copy(update={"compress": {}, "or_compress": (), "space": space})
+    recipe = recipe.model_copy(
+        update={"compress": {}, "or_compress": (), "space": space, "device": resolved(recipe.device)}
+    )
     prepared = prepare(recipe, folder, progress, for_search=False)
-    device: Device = DEVICES.load(recipe.device.name)(recipe.device)
+    device = open_device(recipe.device)
     reference = device.export(prepared.teacher.model)
     return Lab(recipe, folder, progress, prepared, device, reference, recipe.finalize.train)
 

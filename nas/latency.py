@@ -1,49 +1,42 @@
-"""Latency of a student from its shape: a small regression for each variant, fitted on measured students.
+"""Latency of a student from its shape: a model for each variant, fitted on measured students, with an interval.
 
 Knows features and milliseconds only: not models, not devices. It serves any positive cost that is a sum of physical
 terms; the search predicts the size of artefacts with it, too.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 
-from nas.latency_model import LatencyModel, fit_model, hold_out
-from search_spaces.errors import ShapeError, StateError
+from nas.columns import OLD
+from nas.goodness import Report, report_on
+from nas.latency_fit import Fitted, Prediction
+from search_spaces.errors import ConfigError, ShapeError, StateError
 from search_spaces.registry import unknown_name
 
 Features = Mapping[str, float]
 
-
-@dataclass(frozen=True)
-class Report:
-    """How well students that were held out are predicted; nested, so the choice of the penalty is held out, too.
-
-    Attributes:
-        mape: Mean absolute error as a share of the measured value, over all variants.
-        spearman: Rank correlation of predicted and measured values, over all variants; 0 for a single student.
-        n: Measured students, each variant counted.
-        variants: ``mape``, ``spearman`` and ``n`` of each variant.
-    """
-
-    mape: float
-    spearman: float
-    n: int
-    variants: Mapping[str, Mapping[str, float]]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the report as plain JSON values."""
-        return asdict(self)
+COVERAGE = 0.9  # of intervals, if nothing else is asked for
 
 
 class LatencyPredictor:
-    """Non-negative or plain ridge regression on relative errors, whichever predicts held-out students better."""
+    """A model of each variant, whichever of a few predicts held-out students best.
 
-    def __init__(self) -> None:
-        """Begin without a model."""
-        self._models: dict[str, LatencyModel] = {}
+    With predictors of other devices, their predictions are features more: a new device is then known after about ten
+    measurements.
+    """
+
+    def __init__(self, old: Mapping[str, "LatencyPredictor"] | None = None) -> None:
+        """Begin without a model.
+
+        Args:
+            old: Fitted predictors of other devices by name, which know the same variants and features.
+        """
+        self._old = dict(old or {})
+        self._names: tuple[str, ...] = ()
+        self._fitted: dict[str, Fitted] = {}
         self._report: Report | None = None
 
     @property
@@ -54,19 +47,16 @@ class LatencyPredictor:
             StateError: `fit` has not been called.
         """
         if self._report is None:
-            raise StateError(
-                f"latency predictor: it knows no student yet, variants {list(self._models)}; call fit() with measured "
-                "ones first."
-            )
+            raise self._ignorant()
         return self._report
 
     @property
     def variants(self) -> tuple[str, ...]:
         """Return the variants that can be predicted."""
-        return tuple(self._models)
+        return tuple(self._fitted)
 
     def fit(self, features: Sequence[Features], latency_ms: np.ndarray, variants: Sequence[str]) -> None:
-        """Fit one model for each variant.
+        """Fit the models of each variant.
 
         Args:
             features: Physical terms of each of n students, the same names in all.
@@ -74,19 +64,24 @@ class LatencyPredictor:
             variants: What was measured of each, e.g. ``fp32`` or ``int8``.
 
         Raises:
-            ShapeError: lengths differ, there is no student, or a latency is not positive and finite.
+            ShapeError: Lengths differ, there is no student, or a latency is not positive and finite.
+            StateError: The predictor of another device does not know a variant.
         """
         latency_ms = np.asarray(latency_ms, np.float64)
         _check(features, latency_ms, variants)
-        names = tuple(features[0])
-        table = np.array([[row[name] for name in names] for row in features], np.float64).reshape(len(features), -1)
-        models, held_out = {}, np.empty_like(latency_ms)
-        for variant in sorted(set(variants)):
-            rows = np.array([each == variant for each in variants])
-            models[variant] = fit_model(table[rows], latency_ms[rows], names)
-            held_out[rows] = hold_out(table[rows], latency_ms[rows], names)
-        self._models = models
-        self._report = _report(held_out, latency_ms, np.array(variants))
+        self._fit_rows(tuple(features[0]), features, latency_ms, np.array(variants), {})
+
+    def refresh(self, features: Sequence[Features], latency_ms: np.ndarray, variants: Sequence[str]) -> None:
+        """Fit the models again, with some more measured students; arguments and errors as `fit`.
+
+        Raises:
+            StateError: `fit` has not been called.
+        """
+        latency_ms = np.asarray(latency_ms, np.float64)
+        _check(features, latency_ms, variants)
+        if not self._fitted:
+            raise self._ignorant()
+        self._fit_rows(self._names, features, latency_ms, np.array(variants), self._fitted)
 
     def predict(self, features: Features, variant: str) -> float:
         """Return the predicted latency in ms.
@@ -98,32 +93,118 @@ class LatencyPredictor:
         Raises:
             StateError: `fit` has not been called, or had no student of this variant.
         """
-        if not self._models:
-            raise StateError(
-                f"latency predictor: it knows no student yet, variants {list(self._models)}; call fit() with measured "
-                "ones first."
-            )
-        if variant not in self._models:
-            raise StateError(str(unknown_name("latency predictor: variant", variant, list(self._models))))
-        model = self._models[variant]
-        return float(model.predict(np.array([[features[name] for name in model.names]]))[0])
+        return float(self.predict_all([features], variant)[0])
+
+    def predict_all(self, features: Sequence[Features] | np.ndarray, variant: str) -> np.ndarray:
+        """Return the predicted latencies of many students in ms, ``(n,)``.
+
+        Args:
+            features: The terms `fit` was given, or ``(n, features)`` of them in the order of the first student.
+            variant: One of `variants`.
+
+        Raises:
+            StateError: `fit` has not been called, or had no student of this variant.
+        """
+        fitted = self._of(variant)
+        return fitted.model.predict(self._table(features, variant))
+
+    def foretell(self, features: Features, variant: str, coverage: float = COVERAGE) -> Prediction:
+        """Return the predicted latency with an interval, and a warning where it extrapolates.
+
+        Args:
+            features: The terms `fit` was given; others are ignored.
+            variant: One of `variants`.
+            coverage: Share of new measurements that shall fall into the interval, between 0 and 1.
+
+        Raises:
+            ConfigError: ``coverage`` is out of range.
+            StateError: `fit` has not been called, or had no student of this variant.
+        """
+        if not 0 < coverage < 1:
+            raise ConfigError(f"latency predictor: a coverage of {coverage} is out of range; between 0 and 1.")
+        fitted, row = self._of(variant), self._table([features], variant)
+        return fitted.foretell(row, coverage, self._all_names(self._names))
 
     def to_json(self) -> dict[str, Any]:
-        """Return models and report as plain JSON values.
+        """Return models, measured students and report as plain JSON values.
 
         Raises:
             StateError: `fit` has not been called.
         """
-        models = {variant: asdict(model) for variant, model in self._models.items()}
-        return {"models": models, "report": self.report.to_json()}
+        return {
+            "names": list(self._names),
+            "variants": {variant: fitted.to_json() for variant, fitted in self._fitted.items()},
+            "report": self.report.to_json(),
+            "old": {name: predictor.to_json() for name, predictor in self._old.items()},
+        }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "LatencyPredictor":
         """Return the predictor that `to_json` wrote."""
-        predictor = cls()
-        predictor._models = {variant: LatencyModel.from_json(model) for variant, model in values["models"].items()}
+        predictor = cls({name: cls.from_json(old) for name, old in values["old"].items()})
+        predictor._names = tuple(values["names"])
+        predictor._fitted = {variant: Fitted.from_json(fields) for variant, fields in values["variants"].items()}
         predictor._report = Report(**values["report"])
         return predictor
+
+    def _fit_rows(
+        self,
+        names: tuple[str, ...],
+        features: Sequence[Features],
+        latency_ms: np.ndarray,
+        variants: np.ndarray,
+        known: Mapping[str, Fitted],
+    ) -> None:
+        """Fit every variant on what is known and some more rows, then forget the old models."""
+        fitted = dict(known)
+        for variant in sorted(set(variants.tolist())):
+            rows = np.flatnonzero(variants == variant)
+            table, target = self._table([features[i] for i in rows.tolist()], variant, names), latency_ms[rows]
+            if variant in known:
+                table, target = np.vstack([known[variant].table, table]), np.append(known[variant].target, target)
+            fitted[variant] = Fitted.of(table, target, self._all_names(names))
+        self._names, self._fitted = names, fitted
+        self._report = _report_on(fitted)
+
+    def _table(
+        self, features: Sequence[Features] | np.ndarray, variant: str, names: tuple[str, ...] | None = None
+    ) -> np.ndarray:
+        """Return ``(n, features)`` with what the predictors of other devices say."""
+        names = self._names if names is None else names
+        own = features if isinstance(features, np.ndarray) else _rows(features, names)
+        if not self._old:
+            return own
+        places = {name: place for place, name in enumerate(names)}
+        said = [old.predict_all(own[:, [places[n] for n in old._names]], variant) for old in self._old.values()]
+        return np.column_stack([own, *said])
+
+    def _all_names(self, names: tuple[str, ...]) -> list[str]:
+        """Return the names of the columns of `_table`."""
+        return [*names, *(f"{OLD}{name}" for name in self._old)]
+
+    def _of(self, variant: str) -> Fitted:
+        """Return what is known of a variant, or raise."""
+        if not self._fitted:
+            raise self._ignorant()
+        if variant not in self._fitted:
+            raise StateError(str(unknown_name("latency predictor: variant", variant, list(self._fitted))))
+        return self._fitted[variant]
+
+    def _ignorant(self) -> StateError:
+        """Return the error of a predictor that was not fitted."""
+        return StateError(
+            f"latency predictor: it knows no student yet, variants {list(self._fitted)}; call fit() with measured "
+            "ones first."
+        )
+
+
+def _rows(features: Sequence[Features], names: tuple[str, ...]) -> np.ndarray:
+    """Return ``(n, features)`` in the order of the names."""
+    if len(names) < 2:
+        return np.array([[row[name] for name in names] for row in features], np.float64).reshape(len(features), -1)
+    take = itemgetter(*names)
+    flat: Iterable[float] = (value for row in features for value in take(row))
+    return np.fromiter(flat, np.float64, len(features) * len(names)).reshape(len(features), -1)
 
 
 def _check(features: Sequence[Features], latency_ms: np.ndarray, variants: Sequence[str]) -> None:
@@ -138,29 +219,8 @@ def _check(features: Sequence[Features], latency_ms: np.ndarray, variants: Seque
         raise ShapeError(f"latency predictor: a latency is {wrong[0]}; each must be positive and finite.")
 
 
-def _report(predicted: np.ndarray, measured: np.ndarray, variants: np.ndarray) -> Report:
-    """Return the errors over all rows and for each variant."""
-    each = {str(name): _errors(predicted[variants == name], measured[variants == name]) for name in np.unique(variants)}
-    total = _errors(predicted, measured)
-    return Report(total["mape"], total["spearman"], int(total["n"]), each)
-
-
-def _errors(predicted: np.ndarray, measured: np.ndarray) -> dict[str, float]:
-    """Return mean relative error, rank correlation and count."""
-    mape = float(np.mean(np.abs(predicted - measured) / measured))
-    return {"mape": mape, "spearman": _spearman(predicted, measured), "n": float(len(measured))}
-
-
-def _spearman(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the rank correlation; 0 where it is not defined."""
-    ranks = [_ranks(values) for values in (a, b)]
-    if any(rank.std() == 0 for rank in ranks):
-        return 0.0
-    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """Return the rank of each value, ties at their mean rank."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return (last - (counts - 1) / 2)[inverse]
+def _report_on(fitted: Mapping[str, Fitted]) -> Report:
+    """Return the held-out errors of all variants."""
+    each = list(fitted.values())
+    names = np.repeat(list(fitted), [len(one.target) for one in each])
+    return report_on(np.concatenate([e.held_out for e in each]), np.concatenate([e.target for e in each]), names)

@@ -1,25 +1,28 @@
-"""One regression of a positive cost on physical terms: the model, its fit, and its errors on rows it never saw.
+"""One model of a positive cost: which of a few well understood ones predicts rows best that it never saw.
 
-Latency is a sum of physical terms, with one exception: weights that do not fit into the cache come from memory in every
-call (on our machine a product is half as fast then). So a feature whose name ends in ``_mb`` is memory read once a
-call, and the size of the cache is fitted, too.
+Three kinds compete, all solved for small relative errors: a sum of physical terms with one price each (with another
+device's predictions among them, where there are), an additive table whose prices change with a block's size, and the
+better of these with a Gaussian process for what it misses. Prices may have to be positive or not, and a few wild
+measurements may count in full or not.
 
 Knows arrays only; which students they describe is `nas.latency`'s business.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-Solve = Callable[[np.ndarray, float], np.ndarray]
+from nas.columns import Columns, block_table, own_places, sums, transfers
+from nas.least_squares import Solve, calm_rows, non_negative, ridge
+from nas.residual import Residual, Smoothness, choose_smoothness, fit_residual
 
 FOLDS = 10
-MEMORY = "_mb"  # how the names of memory features end
-CACHES = 8  # cache sizes tried
-STRENGTHS = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1)  # ridge penalties tried, for columns scaled to a maximum of 1
-TOLERANCE = 1e-9  # what counts as zero in the non-negative solution, relative to the largest
+STRENGTHS = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1)  # ridge penalties tried, for columns of equal length
+LEAST_ROWS = 8  # measured, for a Gaussian process to be tried
+WORTH = 0.95  # of the held-out error, that a Gaussian process must reach to be kept
+LEAST_FACTOR = 0.5  # of the smallest value seen, below which no prediction falls
 
 
 @dataclass(frozen=True)
@@ -27,30 +30,116 @@ class LatencyModel:
     """The regression of one variant.
 
     Attributes:
-        weights: One for each feature, then one for each memory feature that misses the cache, then the constant.
-        names: The features.
-        cache_mb: How much of the memory features the device keeps close; None = no limit was seen.
+        columns: What the prices are of.
+        weights: The price of each column.
         floor: Half of the smallest value seen; no shape is free.
+        residual: What corrects the sum; None = nothing does.
     """
 
+    columns: Columns
     weights: tuple[float, ...]
-    names: tuple[str, ...]
-    cache_mb: float | None
     floor: float
+    residual: Residual | None = None
 
     def predict(self, table: np.ndarray) -> np.ndarray:
         """Return ``(n,)`` predictions of ``(n, features)`` rows."""
-        values: np.ndarray = _columns(table, self.names, self.cache_mb) @ np.array(self.weights)
-        return values.clip(self.floor)
+        values: np.ndarray = (self.columns.of(table) @ np.array(self.weights)).clip(self.floor)
+        return values if self.residual is None else values * np.exp(self.residual.predict(table))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the model as plain JSON values."""
+        return asdict(self)
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "LatencyModel":
         """Return the model of its fields as JSON has them."""
-        return cls(tuple(fields["weights"]), tuple(fields["names"]), fields["cache_mb"], fields["floor"])
+        residual = fields["residual"] and Residual.from_json(fields["residual"])
+        return cls(Columns.from_json(fields["columns"]), tuple(fields["weights"]), fields["floor"], residual)
 
 
-def hold_out(table: np.ndarray, target: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
-    """Return a prediction of each row by a model that never saw it.
+@dataclass(frozen=True)
+class Choice:
+    """How a sum is fitted: its columns, the solver, the penalty, and whether wild measurements count less."""
+
+    columns: Columns
+    solve: Solve
+    strength: float
+    is_calm: bool
+
+
+class Rows:
+    """The measured rows, and the problem of small relative errors that some columns make of them."""
+
+    def __init__(self, table: np.ndarray, target: np.ndarray) -> None:
+        """Keep ``(n, features)`` terms and ``(n,)`` positive costs."""
+        self.table, self.target = table, target
+        self.folds = folds(len(target))
+        self._problems: dict[Columns, tuple[np.ndarray, np.ndarray]] = {}
+        self._weights: dict[tuple[Columns, bool, int], np.ndarray] = {}
+
+    def problem(self, columns: Columns) -> tuple[np.ndarray, np.ndarray]:
+        """Return ``scaled`` of ``scaled @ w = 1`` and what each of its columns was divided by.
+
+        Every row is divided by its target, so that the squared relative error is minimised, and every column by its
+        root mean square thereafter, so that one penalty suits all, however rare or small a feature is.
+        """
+        if columns not in self._problems:
+            relative = columns.of(self.table) / self.target[:, None]
+            scale = np.sqrt((relative * relative).mean(axis=0))
+            scale = np.where(scale > 0, scale, 1.0)
+            self._problems[columns] = relative / scale, scale
+        return self._problems[columns]
+
+    def weights(self, choice: Choice, scaled: np.ndarray, fold: int) -> np.ndarray:
+        """Return the weight of each row, 0 of those in the held-out fold; fold -1 holds nothing out."""
+        key = (choice.columns, choice.is_calm, fold)
+        if key not in self._weights:
+            weights, rest = np.zeros(len(scaled)), np.ones(len(scaled), bool)
+            rest[self.folds[fold] if fold >= 0 else []] = False
+            weights[rest] = calm_rows(scaled[rest]) if choice.is_calm else 1.0
+            self._weights[key] = weights
+        return self._weights[key]
+
+    def held_out(self, choice: Choice) -> np.ndarray:
+        """Return ``(n,)`` predictions, divided by the target, of each row by a sum that never saw it."""
+        scaled, _ = self.problem(choice.columns)
+        found = np.ones(len(scaled))
+        for fold, rows in enumerate(self.folds):
+            found[rows] = scaled[rows] @ choice.solve(scaled, self.weights(choice, scaled, fold), choice.strength)
+        return found
+
+    def solution(self, choice: Choice, fold: int = -1) -> np.ndarray:
+        """Return the prices, fitted without a fold."""
+        scaled, scale = self.problem(choice.columns)
+        prices: np.ndarray = choice.solve(scaled, self.weights(choice, scaled, fold), choice.strength) / scale
+        return prices
+
+
+def fit_model(table: np.ndarray, target: np.ndarray, names: Sequence[str]) -> LatencyModel:
+    """Return the model with the smallest held-out relative error.
+
+    Args:
+        table: ``(n, features)`` physical terms.
+        target: ``(n,)`` positive costs.
+        names: The features.
+    """
+    rows, floor = Rows(table, target), LEAST_FACTOR * float(target.min())
+    best = min(_choices(rows, names), key=lambda choice: mean_error(rows.held_out(choice)))
+    linear = LatencyModel(best.columns, tuple(rows.solution(best).tolist()), floor)
+    if len(target) < LEAST_ROWS:
+        return linear
+    places = own_places(names)
+    errors = np.log(target / linear.predict(table))
+    smoothness = choose_smoothness(table[:, places], errors)
+    if mean_error(_corrected(rows, best, places, smoothness)) > WORTH * mean_error(rows.held_out(best)):
+        return linear
+    return LatencyModel(best.columns, linear.weights, floor, fit_residual(table, places, errors, smoothness))
+
+
+def hold_out(table: np.ndarray, target: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, list[LatencyModel]]:
+    """Return a prediction of each row by a model that never saw it, and these models.
+
+    Nested: all choices of a model are made without its held-out rows.
 
     Args:
         table: ``(n, features)`` physical terms.
@@ -58,120 +147,44 @@ def hold_out(table: np.ndarray, target: np.ndarray, names: tuple[str, ...]) -> n
         names: The features.
 
     Returns:
-        ``(n,)`` predictions; a single row cannot be held out and is returned as it is.
+        ``(n,)`` predictions; a single row cannot be held out and is returned as it is. One model for each of `folds`.
     """
-    held_out = target.copy()
-    for fold in _folds(len(target)):
-        held_out[fold] = fit_model(np.delete(table, fold, axis=0), np.delete(target, fold), names).predict(table[fold])
-    return held_out
+    held_out, models = target.copy(), []
+    for fold in folds(len(target)):
+        models.append(fit_model(np.delete(table, fold, axis=0), np.delete(target, fold), names))
+        held_out[fold] = models[-1].predict(table[fold])
+    return held_out, models
 
 
-def fit_model(table: np.ndarray, target: np.ndarray, names: tuple[str, ...]) -> LatencyModel:
-    """Return the model with the smallest held-out relative error: first the cache is chosen, then solver and penalty.
-
-    Every row is divided by its target, so that the squared relative error is minimised, and every column is scaled
-    to a maximum of 1, so that one penalty suits all.
-
-    Args:
-        table: ``(n, features)`` physical terms.
-        target: ``(n,)`` positive costs.
-        names: The features.
-    """
-    caches = _caches(table, names)
-    scaled = [_scaled(_columns(table, names, cache), target) for cache in caches]
-    best = int(np.argmin([_held_out_error(each, _non_negative, STRENGTHS[0]) for each in scaled]))
-    choices = [(solve, strength) for solve in (_non_negative, _ridge) for strength in STRENGTHS]
-    errors = [_held_out_error(scaled[best], solve, strength) for solve, strength in choices]
-    solve, strength = choices[int(np.argmin(errors))]
-    weights = solve(scaled[best], strength) / _scale(_columns(table, names, caches[best]))
-    return LatencyModel(tuple(weights.tolist()), names, caches[best], float(target.min()) / 2)
-
-
-def _caches(table: np.ndarray, names: tuple[str, ...]) -> list[float | None]:
-    """Return the cache sizes to try: none, and some between the smallest and the largest memory of a student."""
-    memory = table[:, [name.endswith(MEMORY) for name in names]].sum(axis=1)
-    if memory.max(initial=0.0) <= memory.min(initial=np.inf) or memory.min() <= 0:
-        return [None]
-    return [None, *np.geomspace(memory.min(), memory.max(), CACHES + 2)[1:-1].tolist()]
-
-
-def _columns(table: np.ndarray, names: tuple[str, ...], cache_mb: float | None) -> np.ndarray:
-    """Return the regression's columns: the features, the memory that misses the cache, and 1.
-
-    Memory is read in the same order in every call, so a cache that is too small by half keeps nothing of it.
-    """
-    memory = table[:, [name.endswith(MEMORY) for name in names]]
-    missed = np.zeros_like(memory)
-    if cache_mb is not None:
-        missed = memory * np.clip(2 * (memory.sum(axis=1, keepdims=True) / cache_mb - 1), 0, 1)
-    return np.hstack([table, missed, np.ones((len(table), 1))])
-
-
-def _scaled(columns: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Return the columns of the relative problem ``scaled @ w = 1``."""
-    scaled: np.ndarray = columns / _scale(columns) / target[:, None]
-    return scaled
-
-
-def _scale(columns: np.ndarray) -> np.ndarray:
-    """Return the largest absolute value of each column; 1 for a column of zeros."""
-    largest = np.abs(columns).max(axis=0)
-    return np.where(largest > 0, largest, 1.0)
-
-
-def _held_out_error(scaled: np.ndarray, solve: Solve, strength: float) -> float:
-    """Return the mean absolute relative error over held-out rows; 0 when there is no second row to hold out."""
-    folds = _folds(len(scaled))
-    errors = [np.abs(scaled[fold] @ solve(np.delete(scaled, fold, axis=0), strength) - 1) for fold in folds]
-    return float(np.concatenate(errors).mean()) if folds else 0.0
-
-
-def _ridge(scaled: np.ndarray, strength: float) -> np.ndarray:
-    """Return the ridge solution of ``scaled @ w = 1``."""
-    gram, moment = _normal_equations(scaled, strength)
-    weights: np.ndarray = np.linalg.solve(gram, moment)
-    return weights
-
-
-def _non_negative(scaled: np.ndarray, strength: float) -> np.ndarray:
-    """Return the ridge solution of ``scaled @ w = 1`` with ``w >= 0``, by active sets.
-
-    Source: Lawson and Hanson 1974, Solving Least Squares Problems, ch. 23, algorithm NNLS, on the normal equations.
-    """
-    gram, moment = _normal_equations(scaled, strength)
-    weights, is_free = np.zeros(len(moment)), np.zeros(len(moment), bool)
-    for _ in range(3 * len(moment)):
-        slope = np.where(is_free, -np.inf, moment - gram @ weights)
-        if slope.max() <= TOLERANCE * moment.max():
-            break
-        is_free[slope.argmax()] = True
-        weights, is_free = _step_inside(gram, moment, weights, is_free)
-    return weights
-
-
-def _step_inside(
-    gram: np.ndarray, moment: np.ndarray, weights: np.ndarray, is_free: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the solution over the free columns; a column that would turn negative is fixed at 0 on the way."""
-    while is_free.any():
-        goal = np.zeros_like(weights)
-        goal[is_free] = np.linalg.solve(gram[np.ix_(is_free, is_free)], moment[is_free])
-        crossing = is_free & (goal <= 0)
-        if not crossing.any():
-            return goal, is_free
-        share = (weights[crossing] / (weights[crossing] - goal[crossing])).min()
-        weights = weights + share * (goal - weights)
-        is_free = is_free & (weights > TOLERANCE * weights.max())
-    return np.zeros_like(weights), is_free
-
-
-def _normal_equations(scaled: np.ndarray, strength: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return ``A'A`` with the penalty on its diagonal, relative to its mean, and ``A'1``."""
-    gram = scaled.T @ scaled
-    penalty = strength * np.trace(gram) / len(gram)
-    return gram + penalty * np.eye(len(gram)), scaled.sum(axis=0)
-
-
-def _folds(n: int) -> list[np.ndarray]:
+def folds(n: int) -> list[np.ndarray]:
     """Return which rows are held out together; every FOLDS-th row, each row alone where there are few."""
     return [np.arange(start, n, FOLDS) for start in range(min(n, FOLDS))] if n > 1 else []
+
+
+def mean_error(ratios: np.ndarray) -> float:
+    """Return the mean absolute relative error of predicted / measured; one beyond 100 % counts as 100 %."""
+    return float(np.abs(ratios - 1).clip(max=1).mean())
+
+
+def _choices(rows: Rows, names: Sequence[str]) -> Iterator[Choice]:
+    """Yield the sums to try; for the size of the cache only the best is tried in all ways."""
+    caches = [Choice(columns, non_negative, STRENGTHS[0], False) for columns in sums(rows.table, names)]
+    terms = min(caches, key=lambda choice: mean_error(rows.held_out(choice))) if len(caches) > 1 else caches[0]
+    positive = [terms.columns, *transfers(names)]
+    for columns, solve in (
+        *((columns, non_negative) for columns in positive),
+        *((columns, ridge) for columns in (*positive, block_table(rows.table, names))),
+    ):
+        for is_calm in (False, True):
+            yield from (Choice(columns, solve, strength, is_calm) for strength in STRENGTHS)
+
+
+def _corrected(rows: Rows, choice: Choice, places: list[int], smoothness: Smoothness) -> np.ndarray:
+    """Return ``(n,)`` held-out predictions, divided by the target, of the sum with a process of this smoothness."""
+    ratios, columns = np.ones(len(rows.target)), choice.columns.of(rows.table)
+    for fold, held_out in enumerate(rows.folds):
+        predicted = (columns @ rows.solution(choice, fold)).clip(LEAST_FACTOR * rows.target.min()) / rows.target
+        rest = np.delete(np.arange(len(predicted)), held_out)
+        process = fit_residual(rows.table[rest], places, -np.log(predicted[rest]), smoothness)
+        ratios[held_out] = predicted[held_out] * np.exp(process.predict(rows.table[held_out]))
+    return ratios

@@ -12,7 +12,8 @@ from typing import Any
 from compressors.sizes import Sizes, TensorSize, sizes_of_artefact
 from compressors.steps import Step
 from nas.data.tokens import Tokens
-from nas.devices.base import Measurement, Workload
+from nas.devices.base import Measurement
+from nas.devices.settings import workload_of
 from nas.devices.verdict import verdict
 from nas.lab import Compressed, Lab
 from nas.outputs import accuracy, artefact_logits, predict_logits
@@ -167,7 +168,7 @@ def _accuracy(lab: Lab, compressed: Compressed, split: Tokens) -> float:
 
 def _latencies(lab: Lab, compressed: Compressed, quick: bool) -> tuple[Measurement, Measurement]:
     """Return the measurements before and after the artefact steps, in turns with the teacher."""
-    workload = Workload(lab.recipe.device.batch, lab.prepared.n_tokens)
+    workload = workload_of(lab.recipe.device, lab.prepared.n_tokens)
     artefacts = [compressed.artefact]
     if any(step.stage == "artefact" for step in compressed.steps):
         artefacts.insert(0, lab.device.export(compressed.model))

@@ -21,6 +21,7 @@ from nas.candidates import Candidates
 from nas.data.sources import TextData, load_data
 from nas.data.tokenize import tokenize
 from nas.data.tokens import Tokens, bucketed_batches
+from nas.devices.settings import workload_of
 from nas.files import MANIFEST, atomic_write, read_json, write_json
 from nas.meter import Stopwatch
 from nas.outputs import accuracy, cached_outputs, predict_logits
@@ -112,7 +113,9 @@ def prepare(
 
 
 def measured_length(recipe: Recipe, validation: Tokens) -> int:
-    """Return how many tokens the texts have that latency is measured with."""
+    """Return how many tokens the texts have that latency is measured with; of a mix of lengths the mean."""
+    if recipe.device.mix:
+        return round(sum(length * share for length, share in workload_of(recipe.device, 1).lengths))
     return recipe.device.tokens or max(2, int(np.median(validation.lengths)))
 
 

@@ -51,10 +51,33 @@ class DataSettings(Section):
 class DeviceSettings(Section):
     """The device students are measured on, and how it is used in production."""
 
-    name: str = Field("cpu", pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="row of the device table")
+    name: str = Field(
+        "cpu", pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="of the device; nas_device:NAME is its Ray resource"
+    )
+    backend: str = Field("onnxruntime", description="row of the table of backends; left out, it is that of the name")
+    options: dict[str, Any] = Field(default_factory=dict, description="options of the backend")
     threads: int = Field(1, ge=1)
     batch: int = Field(1, ge=1)
     tokens: int | None = Field(None, ge=2, description="sequence length; None takes the validation median")
+    mix: dict[int, float] | None = Field(
+        None, min_length=1, description="several sequence lengths with their weights, instead of tokens"
+    )
+    affinity: tuple[int, ...] | None = Field(
+        None, min_length=1, description="processors to measure on; None: the idlest, one a thread"
+    )
+    note: str = Field("", max_length=200, description="what else a reader must know, e.g. the power mode")
+
+    @model_validator(mode="after")
+    def _check_calls(self) -> "DeviceSettings":
+        """Refuse two answers to one question, and weights or processors that mean nothing."""
+        if self.mix is not None and self.tokens is not None:
+            raise ConfigError(f"tokens {self.tokens} and a mix of {len(self.mix)} lengths; give one of them")
+        if self.mix is not None and (min(self.mix) < 2 or min(self.mix.values()) <= 0):
+            raise ConfigError(f"mix {self.mix}: lengths are at least 2 and weights above 0")
+        if self.affinity is not None and not (min(self.affinity) >= 0 and self.threads <= len(set(self.affinity))):
+            listed = ", ".join(map(str, self.affinity))
+            raise ConfigError(f"affinity {listed}: {self.threads} threads need as many processors, counted from 0")
+        return self
 
 
 class SpaceSettings(Section):
@@ -89,7 +112,6 @@ class FidelitySettings(Section):
     )
     eta: float = Field(3.0, gt=1, description="one in eta goes on")
     buckets: int = Field(3, ge=1, description="latency ranges within which students compete")
-    minimum: int = Field(1, ge=1, description="everybody goes on while fewer than this competed")
 
     @field_validator("rungs")
     @classmethod

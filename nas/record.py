@@ -104,6 +104,27 @@ class Record:
             self._write_new()
         return frozen
 
+    def repeat(self, number: int, attrs: Mapping[str, Json]) -> FrozenTrial:
+        """Return a new running trial with the parameters of an earlier one; as `ask` without the strategy.
+
+        Args:
+            number: The earlier trial.
+            attrs: User attributes of the new one.
+
+        Raises:
+            StateError: There is no such trial, or the storage cannot be written.
+        """
+        old = self.trial(number)
+        again = create_trial(
+            state=TrialState.RUNNING,
+            params=old.params,
+            distributions=old.distributions,
+            user_attrs=_jsonable(attrs, None),
+        )
+        new = self._storage.create_new_trial(self._study_id, again)  # in memory the id is also the number
+        self._write_new()
+        return self.trial(new)
+
     def tell(
         self,
         number: int,

@@ -1,7 +1,9 @@
 """The way of a search's trials from rung to rung: which task comes next, and what is kept between two of them.
 
-What a trial reached is its attribute ``rungs``, so who is promoted is a fold of the study; its weights lie in the run
-folder until it is told. A running trial's rungs are those it was promoted from.
+What a trial reached is its attribute ``rungs``, so who is promoted is a fold of the study. A running trial's rungs are
+those it was promoted from. Whoever is not promoted is told as stopped, so that the strategy learns of it at once; if it
+is among the best later on, a new trial, which says whom it ``continues``, goes on from its weights. These lie in the
+run folder, those of the last few stopped only: a student whose weights are gone is trained from its beginning.
 """
 
 import hashlib
@@ -10,11 +12,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from optuna.trial import TrialState
+
 from nas.executor import Task
 from nas.fidelity import SuccessiveHalving
 from nas.files import atomic_write, run_path
 from nas.recipe import FidelitySettings
 from nas.record import FrozenTrial, Record
+
+CONTINUES = "continues"  # attribute of a trial: the first trial of the same student
+KEPT = 24  # checkpoints of stopped students; of a large one each is 100 MB and more
 
 
 class Rungs:
@@ -34,7 +41,21 @@ class Rungs:
         for trial in record.trials():
             for row in trial.user_attrs.get("rungs", []):
                 if row["rung"] in self.rungs:  # not when the recipe was changed meanwhile
-                    self.halving.report(trial.number, row["rung"], row["score"], row["latency_ms"])
+                    self.halving.report(student_of(trial), row["rung"], row["score"], row["latency_ms"])
+
+    def revive(self, is_last_call: bool) -> FrozenTrial | None:
+        """Return a new running trial that continues a stopped student which may go on now; None when there is none.
+
+        Args:
+            is_last_call: No more students will begin.
+        """
+        latest = {student_of(trial): trial for trial in self._record.trials()}
+        for student, rung in self.halving.overlooked(is_last_call):
+            trial = latest[student]
+            if trial.state == TrialState.COMPLETE and trial.user_attrs["rung"] == rung:
+                attrs = {CONTINUES: student, "rungs": trial.user_attrs["rungs"]}
+                return self._record.repeat(trial.number, attrs)
+        return None
 
     def next_task(self, number: int, whole: Task) -> Task:
         """Return the task that takes a running trial to its next rung.
@@ -52,13 +73,14 @@ class Rungs:
         return replace(whole, uid=f"{whole.uid}.{len(rows)}", spec={**whole.spec, "rung": span}, blobs=blobs)
 
     def settle(self, number: int, latency_ms: float, value: Mapping[str, Any]) -> bool:
-        """Take down the result of a rung and return whether the trial goes on; if it does, it can be continued."""
-        row = self._row(number, latency_ms, value)
-        self.halving.report(number, row["rung"], row["score"], latency_ms)
-        if not self.halving.is_promoted(number, row["rung"]):
-            return False
+        """Take down the result of a rung and return whether the trial goes on at once; either way it can."""
+        row, student = self._row(number, latency_ms, value), self._student(number)
+        self.halving.report(student, row["rung"], row["score"], latency_ms)
         if "checkpoint" in value:
             atomic_write(self._path(number), value["checkpoint"])
+            self._make_room()
+        if not self.halving.is_promoted(student, row["rung"]):
+            return False
         self._record.annotate(number, {"rungs": [*self._rows(number), row]})
         return True
 
@@ -70,7 +92,7 @@ class Rungs:
         return {"rungs": rows, "rung": rows[-1]["rung"], "seconds": seconds}
 
     def leave(self, number: int) -> None:
-        """Remove the checkpoint of a trial that was told."""
+        """Remove the checkpoint of a trial that will not go on."""
         self._path(number).unlink(missing_ok=True)
 
     def _rows(self, number: int) -> list[dict[str, Any]]:
@@ -89,9 +111,20 @@ class Rungs:
             "checkpoint": hashlib.sha256(weights).hexdigest() if weights is not None else None,
         }
 
+    def _student(self, number: int) -> int:
+        """Return the first trial of the same student."""
+        return student_of(self._record.trial(number))
+
     def _path(self, number: int) -> Path:
-        """Return where the checkpoint of a trial lies."""
-        return run_path(self._folder, f"t{number}.safetensors")
+        """Return where the checkpoint of a trial's student lies."""
+        return run_path(self._folder, f"t{self._student(number)}.safetensors")
+
+    def _make_room(self) -> None:
+        """Remove the oldest checkpoints of stopped students when there are many."""
+        running = {self._path(trial.number) for trial in self._record.running()}
+        stopped = [path for path in self._folder.iterdir() if path not in running]
+        for path in sorted(stopped, key=lambda path: path.stat().st_mtime_ns)[:-KEPT]:
+            path.unlink()
 
     def _left_by(self, number: int, rows: Sequence[Mapping[str, Any]]) -> dict[str, bytes] | None:
         """Return what the last rung left for the next one; None when it is lost, damaged, or of other rungs."""
@@ -103,6 +136,17 @@ class Rungs:
         path = self._path(number)
         content = path.read_bytes() if path.is_file() else b""
         return {"checkpoint": content} if hashlib.sha256(content).hexdigest() == digest else None
+
+
+def student_of(trial: FrozenTrial) -> int:
+    """Return the number of the first trial of the same student."""
+    return int(trial.user_attrs.get(CONTINUES, trial.number))
+
+
+def latest(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Return the last trial of every student, in the order of their numbers."""
+    found = {student_of(trial): trial for trial in sorted(trials, key=lambda trial: trial.number)}
+    return sorted(found.values(), key=lambda trial: trial.number)
 
 
 def stopped_at(trial: FrozenTrial) -> str:

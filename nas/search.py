@@ -17,7 +17,7 @@ from nas.objectives import Constraint, Objective
 from nas.profile import Profile
 from nas.recipe import SearchSettings
 from nas.record import STEPS, Record
-from nas.rungs import Rungs
+from nas.rungs import CONTINUES, Rungs, latest, stopped_at
 from search_spaces.errors import InfeasibleError, StateError
 from search_spaces.space import Value
 
@@ -55,16 +55,48 @@ class Search:
         for trial in self.record.running():  # left over from an interrupted search
             self._consider(trial, keys)
         is_exhausted = False
-        while (left := self.settings.trials - len(self._spent())) > 0:
+        while True:
             is_late = self.is_late() and bool(self._spent())  # one student at least
-            while not (is_exhausted or is_late) and len(self.running) < min(left, self.executor.slots("train")):
+            while len(self.running) < self.executor.slots("train"):
+                may_begin = not (is_exhausted or is_late) and self._n_left() > 0
+                if self._revive(is_late, is_last_call=not may_begin):
+                    continue
+                if not may_begin:
+                    break
                 is_exhausted = not self._propose(keys)
             if not self.running:
-                return self._late(left) if is_late else self._exhausted(left, len(keys))
+                return self._ended(is_late, len(keys))
             for outcome in self.executor.wait(1.0):
                 self._settle(outcome)
             self.on_tick(len(self.running))
-        return None
+
+    def _ended(self, is_late: bool, n_tried: int) -> str | None:
+        """Return why some of the budget is left; None when nothing is."""
+        left = self._n_left()
+        if left <= 0:
+            return None
+        return self._late(left) if is_late else self._exhausted(left, n_tried)
+
+    def _n_left(self) -> int:
+        """Return how many students may still begin."""
+        n_begun = sum(CONTINUES not in self.record.trial(number).user_attrs for number, _ in self.running.values())
+        return self.settings.trials - len(self._spent()) - n_begun
+
+    def _revive(self, is_late: bool, is_last_call: bool) -> bool:
+        """Submit a student that was stopped and is among the best by now; False when there is none.
+
+        When it is late none goes on, unless nobody was trained in full.
+        """
+        if self.rungs is None or (is_late and any(not stopped_at(trial) for trial in self._complete())):
+            return False
+        trial = self.rungs.revive(is_last_call)
+        if trial is not None:
+            self._submit(trial.number, self.known.candidates.space.canonical(trial.params))
+        return trial is not None
+
+    def _complete(self) -> list[FrozenTrial]:
+        """Return the trials that have a result."""
+        return self.record.trials((TrialState.COMPLETE,))
 
     def _late(self, left: int) -> str:
         """Return one line that says that the time was spent with trials left."""
@@ -81,8 +113,8 @@ class Search:
         return f"space exhausted: {reason}; {trials - left} of {trials} trials used"
 
     def _spent(self) -> list[FrozenTrial]:
-        """Return the trials that count against the budget: trained or failed."""
-        return self.record.trials((TrialState.COMPLETE, TrialState.FAIL))
+        """Return the last trial of every student that counts against the budget: trained or failed."""
+        return latest(self.record.trials((TrialState.COMPLETE, TrialState.FAIL)))
 
     def _propose(self, keys: set[str]) -> bool:
         """Ask until a candidate is new and can meet the constraints, and submit it; False when none is left."""
@@ -103,7 +135,7 @@ class Search:
         """Submit an asked trial, or tell that it is not worth training; return which."""
         space = self.known.candidates.space
         genes = space.canonical(trial.params)
-        reason = self._refusal(genes, keys)
+        reason = None if CONTINUES in trial.user_attrs else self._refusal(genes, keys)
         if reason is not None:
             self.record.tell(trial.number, None, TrialState.PRUNED, {"genes": genes, "reason": reason}, {})
             return False
@@ -180,7 +212,7 @@ class Search:
         state = TrialState.FAIL if values is None else TrialState.COMPLETE
         if self.record.tell(number, values, state, attrs, violations):
             self.on_tell(self.record.trial(number))
-        if self.rungs is not None:
+        if self.rungs is not None and (values is None or not stopped_at(self.record.trial(number))):
             self.rungs.leave(number)
 
     def _latency_ms(self, genes: dict[str, Value]) -> float:

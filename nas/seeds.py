@@ -16,7 +16,7 @@ from search_spaces.seeding import rng_for
 from search_spaces.space import Genes, Value
 
 ROWS = 32  # training rows that damage is estimated on, at most; ranks changes as 128 do (Spearman .98), in a quarter
-SHARES = (0.15, 0.35, 0.6)  # budgets without a constraint: of the way from the fastest student to the teacher's shape
+SHARES = (0.15, 0.35, 0.6)  # budgets: of the way from the fastest student to the ceiling, or to the teacher's shape
 STEP, TRIES = 1.02, 50  # how the saving asked for grows, and how often, while an answer is slower than it adds up to
 
 Option = tuple[dict[str, Value], float]
@@ -88,11 +88,14 @@ def _answers(
 
 
 def _budgets(known: Profile, whole_ms: float, constraints: Sequence[Constraint]) -> list[float]:
-    """Return the lowest ceiling on latency in ms; without one, a few latencies down from the teacher's shape."""
+    """Return the lowest ceiling on latency in ms, if there is one, and a few latencies below it.
+
+    Without a ceiling these are below the latency of the teacher's shape.
+    """
     ceilings = [c.limit(known.teacher) for c in constraints if c.metric == "latency_ms" and c.is_ceiling]
-    if ceilings:
-        return [min(ceilings)]
-    return [known.fastest_ms + share * (whole_ms - known.fastest_ms) for share in SHARES]
+    top_ms = min([whole_ms, *ceilings])
+    below = [known.fastest_ms + share * (top_ms - known.fastest_ms) for share in SHARES]
+    return [*below, min(ceilings)] if ceilings else below
 
 
 def _roots(known: Profile, damages: Damages) -> list[str]:

@@ -1,7 +1,7 @@
 """The folder of one student: what is in it, how it is written, how it is loaded and checked.
 
 A uniform student is a plain Hugging Face folder; a per-layer one holds the same files in our own names. Both carry
-``model.onnx`` (quantized as searched), the tokenizer and a manifest with the sha256 of every file.
+the device's file (``model.onnx``, quantized as searched), the tokenizer and a manifest with the sha256 of every file.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,13 @@ from search_spaces.families.encoder_model import EncoderConfig, TextEncoder
 
 
 def save(
-    folder: Path, config: EncoderConfig, weights: bytes, artefact: bytes, tokenizer: Any, facts: Mapping[str, Any]
+    folder: Path,
+    config: EncoderConfig,
+    weights: bytes,
+    artefact: bytes,
+    tokenizer: Any,
+    facts: Mapping[str, Any],
+    file: str = "model.onnx",
 ) -> None:
     """Write a student; the manifest comes last, so a folder without one is unfinished.
 
@@ -26,9 +32,10 @@ def save(
         folder: Created if missing.
         config: The student's shape.
         weights: safetensors of the state dict, in our names.
-        artefact: The ONNX model that was scored.
+        artefact: The file that was scored.
         tokenizer: The teacher's, or the one of the student's pruned vocabulary.
         facts: What the manifest says besides: genes, metrics, versions; JSON values.
+        file: Name of the artefact.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)
@@ -40,7 +47,7 @@ def save(
         atomic_write(folder / "model.safetensors", weights)
         write_json(folder / "config.json", {"model_type": "prentice_text_encoder", **config.to_json()})
     tokenizer.save_pretrained(folder)
-    atomic_write(folder / "model.onnx", artefact)
+    atomic_write(folder / file, artefact)
     write_manifest(folder, {**facts, "config": config.to_json(), "uniform": config.is_uniform})
 
 

@@ -16,7 +16,7 @@ from compressors.structured import StructuredPruning
 from nas.bundle import Bundle
 from nas.checkpoint import load_checkpoint, save_checkpoint, untrained_score, weights_of
 from nas.data.tokens import Tokens
-from nas.devices.base import Workload
+from nas.devices.settings import workload_of
 from nas.distill import Epoch, Trained, distill
 from nas.executor import Task
 from nas.meter import Stopwatch
@@ -112,7 +112,7 @@ def measure_shapes(task: Task, bundle: Bundle) -> dict[str, Any]:
     untrained = _untrained(bench, spec["candidates"])
     artefacts = [artefact for artefact, _ in untrained] + [task.blobs[name] for name in sorted(task.blobs)]
     clock.lap("build")
-    workload = Workload(bench.recipe.device.batch, int(spec["tokens"]))
+    workload = workload_of(bench.recipe.device, int(spec["tokens"]))
     measurements = bench.device.measure(artefacts, bench.reference, workload, quick=bool(spec["quick"]))
     clock.lap("measure")
     found = [measurement.to_json() for measurement in measurements]

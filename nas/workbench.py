@@ -13,8 +13,8 @@ from compressors.base import Compressor, Run
 from compressors.steps import TRAINED, Step, prefix_key
 from nas.bundle import Bundle
 from nas.candidates import Candidates
-from nas.devices import DEVICES
 from nas.devices.base import Device
+from nas.devices.settings import open_device
 from nas.prepare import measured_length
 from nas.recipe import Recipe
 from nas.spelling import tokenizer_from_json
@@ -68,7 +68,7 @@ class Workbench:
         self.teacher.load_state_dict(weights)
         self.importance = Importance.from_arrays(bundle.importance)
         self.candidates = Candidates(self.recipe, config)
-        self.device: Device = DEVICES.load(self.recipe.device.name)(self.recipe.device)
+        self.device: Device = open_device(self.recipe.device)
         self.reference = self.device.export(self.teacher)
         tokenizer = tokenizer_from_json(bundle.tokenizer) if bundle.tokenizer else None
         self.corpus = Corpus(bundle.train, tokenizer, min(self.recipe.data.max_length, config.n_positions))

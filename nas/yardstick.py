@@ -15,8 +15,8 @@ from compressors.sizes import ZLIB_LEVEL
 from nas.attribution import attribution_agreement, attributions, explained_rows
 from nas.data.splits import Split, at_most
 from nas.data.tokenize import tokenize
-from nas.devices.base import Workload
-from nas.devices.memory import peak_memory
+from nas.devices.base import PeakMemory
+from nas.devices.settings import workload_of
 from nas.lab import Compressed, Lab
 from nas.noise import with_typos, without_words
 from nas.outputs import accuracy, artefact_logits
@@ -65,6 +65,11 @@ COLUMNS = (
 )
 
 
+def _memory_figures(memory: PeakMemory) -> dict[str, float]:
+    """Return what is kept of a process that ran a file."""
+    return {"memory_bytes": float(memory.total_bytes), "idle_bytes": float(memory.idle_bytes)}
+
+
 class Yardstick:
     """Takes the figures of compressed models of one lab; every model gets the same rows and the same noise."""
 
@@ -109,12 +114,13 @@ class Yardstick:
 
         Besides `COLUMNS`: ``low_ms`` to ``high_ms``, the 95 % interval of the median; ``speedup`` over the teacher's
         file in the same rounds, which took ``reference_ms``; ``idle_bytes``, what the process took before it loaded the
-        file; ``contended`` and ``noisy``, 1 where the measurement is not to be trusted.
+        file; ``contended`` and ``noisy``, 1 where the measurement is not to be trusted. A device whose memory cannot be
+        known has none.
         """
         settings = self._lab.recipe.device
-        workload = Workload(settings.batch, self._lab.prepared.n_tokens)
+        workload = workload_of(settings, self._lab.prepared.n_tokens)
         timed = self._lab.device.measure([artefact], self._lab.reference, workload)[0]
-        memory = peak_memory(artefact, workload, settings.threads)
+        memory = self._lab.device.peak_memory(artefact, workload)
         assert timed.speedup is not None  # there is a reference
         assert timed.reference_ms is not None
         return {
@@ -126,9 +132,8 @@ class Yardstick:
             "reference_ms": timed.reference_ms,
             "contended": float(timed.contended),
             "noisy": float(timed.noisy),
-            "memory_bytes": float(memory.total_bytes),
-            "idle_bytes": float(memory.idle_bytes),
             "compressed_bytes": float(len(zlib.compress(artefact, ZLIB_LEVEL))),
+            **({} if memory is None else _memory_figures(memory)),
         }
 
     @cached_property

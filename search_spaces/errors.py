@@ -44,6 +44,8 @@ class DivergedError(NasError, ArithmeticError):
 class DeviceError(NasError, RuntimeError):
     """A device is missing, too noisy to measure, or answers nonsense."""
 
+    exit_code = 2
+
 
 class MissingDependencyError(NasError, ImportError):
     """An optional package is not installed; the message holds the install command."""

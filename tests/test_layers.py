@@ -23,6 +23,7 @@ ROOMS = {
     "optuna": ("nas/*", "search_spaces/space.py"),
     "onnx": ("nas/devices/*", "launch/export*", *ARTEFACT),
     "onnxruntime": ("nas/devices/*", "launch/export*"),
+    "openvino": ("nas/devices/openvino_program.py",),
 }
 LAZY_IMPORTS = {  # file::function -> what it imports when called, and nothing else in a function
     "nas/__init__.py::load_student": {"nas.student"},

@@ -1,5 +1,15 @@
-"""The devices students are measured on, each with the runtime that ships there."""
+"""The devices students are measured on: a device is a backend, one of this table, with settings."""
 
 from search_spaces.registry import Table
 
-DEVICES = Table("device", {"cpu": "nas.devices.onnxruntime_cpu:OnnxRuntimeCpu"})
+BACKENDS = Table(
+    "device backend",
+    {
+        "onnxruntime": "nas.devices.onnxruntime_backend:OnnxRuntime",
+        "torch": "nas.devices.torch_backend:TorchEager",
+        "openvino": "nas.devices.openvino_backend:OpenVino",
+        "command": "nas.devices.command_backend:Command",
+        "lookup": "nas.devices.lookup_backend:Lookup",
+        "roofline": "nas.devices.roofline_backend:Roofline",
+    },
+)

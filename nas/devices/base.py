@@ -1,33 +1,59 @@
 """What a device is: it exports a model, measures artefacts beside a reference, and predicts with an artefact.
 
-Knows no runtime; those are rows of ``nas.devices.DEVICES``.
+Knows no runtime; those are rows of ``nas.devices.BACKENDS``. Imports nothing heavy.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
 from search_spaces.errors import ShapeError
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from nas.data.tokens import Tokens
     from nas.recipe import DeviceSettings
     from search_spaces.families.encoder_model import TextEncoder
 
+Origin = Literal["measured", "looked up", "simulated"]
+Format = Literal["onnxruntime", "onnx", "torch"]
+FILES: Mapping[Format, str] = {
+    "onnxruntime": "model.onnx",
+    "onnx": "model.onnx",
+    "torch": "artefact.safetensors",
+}
+"""What the file of an artefact is called. ``onnxruntime`` is ONNX with ONNX Runtime's own operators, ``onnx`` has the
+standard's alone, ``torch`` is a state dict in safetensors with the shape as metadata."""
+
 
 @dataclass(frozen=True)
 class Workload:
-    """What one call of a model gets in production: ``batch`` rows of ``tokens`` tokens, none of them padding."""
+    """What one call of a model gets in production: ``batch`` rows of ``tokens`` tokens, none of them padding.
+
+    Attributes:
+        batch: Rows of a call.
+        tokens: Length of its rows; also of every free axis but the first of a model that is no text encoder.
+        mix: Several lengths with their shares, which add up to 1; () = all calls have ``tokens``.
+        shapes: Whole shapes of single inputs, for a model whose free axes mean something else.
+    """
 
     batch: int
     tokens: int
+    mix: tuple[tuple[int, float], ...] = ()
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse an empty workload."""
-        if self.batch < 1 or self.tokens < 1:
+        if min(self.batch, self.tokens, *(tokens for tokens, _ in self.mix)) < 1:
             raise ShapeError(f"workload: batch {self.batch}, tokens {self.tokens}; both must be at least 1.")
+
+    @property
+    def lengths(self) -> tuple[tuple[int, float], ...]:
+        """Return the lengths of calls with their shares."""
+        return self.mix or ((self.tokens, 1.0),)
 
 
 @dataclass(frozen=True)
@@ -46,6 +72,8 @@ class Measurement:
         noisy: The confidence interval stayed wider than asked for.
         load_ms: From bytes to a session that is ready.
         size_bytes: Size of the artefact.
+        p99_ms: 99th percentile of all timed calls; None where it is not known.
+        origin: Whether the device was there: measured, looked up in a table, or simulated.
     """
 
     median_ms: float
@@ -59,6 +87,8 @@ class Measurement:
     noisy: bool
     load_ms: float
     size_bytes: int
+    p99_ms: float | None = None
+    origin: Origin = "measured"
 
     def to_json(self) -> dict[str, Any]:
         """Return the measurement as plain JSON values."""
@@ -66,17 +96,62 @@ class Measurement:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Measurement":
-        """Return the measurement that `to_json` wrote; keys of other things are ignored."""
-        return cls(**{field.name: values[field.name] for field in fields(cls)})
+        """Return the measurement that `to_json` wrote, also before there was ``p99_ms``; other keys are ignored."""
+        told = {each.name: values[each.name] for each in fields(cls) if each.default is MISSING or each.name in values}
+        return cls(**told)
+
+
+@dataclass(frozen=True)
+class PeakMemory:
+    """Resident memory of a process that runs an artefact, at its peak.
+
+    Attributes:
+        total_bytes: With the model loaded and run.
+        idle_bytes: Before: Python, numpy and the runtime, which a service in another language would not need.
+    """
+
+    total_bytes: int
+    idle_bytes: int
 
 
 class Device(Protocol):
-    """A place where artefacts run, with the runtime that ships there; made from ``DeviceSettings``."""
+    """A place where artefacts run, with the runtime that ships there; made from ``DeviceSettings``.
 
+    Attributes:
+        suits: What the backend is good for, in one line of at most 100 letters.
+        origin: Where its milliseconds come from.
+        options_model: Its options with defaults, ranges and meanings; extra keys are refused.
+        name: Of the device.
+        format: Of the artefacts that it exports and runs.
+    """
+
+    suits: ClassVar[str]
+    origin: ClassVar[Origin]
+    options_model: ClassVar[type["BaseModel"]]
     name: str
+    format: Format
+
+    @classmethod
+    def why_not(cls) -> str | None:
+        """Return None where the backend works on this machine, else what is missing and how to install it."""
+        ...
 
     def __init__(self, settings: "DeviceSettings") -> None:
-        """Keep the settings; nothing is started."""
+        """Keep the settings; nothing is started.
+
+        Raises:
+            ConfigError: An option is unknown or has a value that is not allowed.
+        """
+        ...
+
+    def check(self) -> None:
+        """Refuse what cannot work from this machine, as far as that can be seen in a moment.
+
+        Raises:
+            ConfigError: A setting asks for more than there is, e.g. threads.
+            DeviceError: The device is not there.
+            MissingDependencyError: The runtime is not installed.
+        """
         ...
 
     def environment(self) -> dict[str, str]:
@@ -100,6 +175,31 @@ class Device(Protocol):
 
         Raises:
             DeviceError: The runtime refuses an artefact.
+            MissingDependencyError: The runtime is not installed; as for all that follows.
+        """
+        ...
+
+    def peak_memory(self, artefact: bytes, workload: Workload) -> PeakMemory | None:
+        """Return the memory of a process that does nothing but run the artefact; None where it cannot be known.
+
+        Raises:
+            DeviceError: The process failed, or took too long.
+        """
+        ...
+
+    def rows(self, artefact: bytes, workload: Workload) -> int:
+        """Return how many rows a call of this workload has; an artefact may fix their number.
+
+        Raises:
+            DeviceError: The runtime refuses the artefact.
+        """
+        ...
+
+    def energy_mj(self, artefact: bytes, workload: Workload) -> float | None:
+        """Return the energy of one call in mJ, that of the whole processor; None where it cannot be known.
+
+        Raises:
+            DeviceError: The runtime refuses the artefact.
         """
         ...
 

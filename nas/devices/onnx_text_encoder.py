@@ -10,12 +10,12 @@ to them:
 * Every matrix product is a plain ``MatMul`` and an ``Add`` of the bias, which is what dynamic quantization knows;
   attention is one ``MultiHeadAttention`` on packed query, key and value.
 
+The last is how ONNX Runtime likes it; for others `onnx_dialect` writes attention and activations in standard nodes.
 Knows the module's names and ONNX; not sessions, not quantization.
 """
 
 import json
-from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -23,17 +23,18 @@ import torch
 from onnx import TensorProto, helper
 from torch import nn
 
+from nas.devices.base import Format
+from nas.devices.onnx_dialect import MICROSOFT, Dialect, dialect_of
 from search_spaces.families.encoder_model import Embeddings, EncoderConfig, Head, Layer, TextEncoder
 from search_spaces.families.factored import FactoredLinear
 
 OPSET = 20
 IR_VERSION = 10
-MICROSOFT = "com.microsoft"  # the domain of ONNX Runtime's own operators
-INTEGER = ("Cast", "Shape")  # the nodes here whose output is not float
+INTEGER = ("Cast", "Shape")  # the nodes whose output is not float, or float as the standard says
 
 
-def build_onnx(model: TextEncoder) -> bytes:
-    """Return the model as an ONNX file for ONNX Runtime.
+def build_onnx(model: TextEncoder, kind: Format = "onnxruntime") -> bytes:
+    """Return the model as an ONNX file.
 
     Inputs ``input_ids``, ``attention_mask`` and ``token_type_ids`` are ``(batch, seq)`` int64, both axes dynamic,
     padding on the right; models with fewer than two segments have no ``token_type_ids``. The output ``logits`` is
@@ -41,11 +42,15 @@ def build_onnx(model: TextEncoder) -> bytes:
 
     Args:
         model: The encoder; its dropout is left out.
+        kind: ``onnxruntime`` with its own operators, or ``onnx`` with the standard's alone.
+
+    Raises:
+        ConfigError: The kind is none of these.
     """
     config = model.config
-    graph = _Graph()
+    graph = _Graph(dialect_of(kind))
     x = _embed(graph, model.embeddings, config)
-    mask = graph.add("Cast", "attention_mask", to=TensorProto.INT32)
+    mask = graph.dialect.mask(graph)
     for index, layer in enumerate(model.layers):
         x = _layer(graph, cast(Layer, layer), x, mask, config, index)
     _classify(graph, model.head, x, config)
@@ -55,8 +60,9 @@ def build_onnx(model: TextEncoder) -> bytes:
 class _Graph:
     """A file under construction, written in place: every list of tensors copied would be 60 MB; values have names."""
 
-    def __init__(self) -> None:
+    def __init__(self, dialect: Dialect) -> None:
         """Begin with the few constants that slices need."""
+        self.dialect = dialect
         self.nodes: list[onnx.NodeProto] = []
         self.names: dict[tuple[int, ...], tuple[str, list[torch.Tensor]]] = {}  # of constants, by their parameters
         self.file = onnx.ModelProto(ir_version=IR_VERSION, producer_name="prentice")
@@ -78,7 +84,7 @@ class _Graph:
             self.names[key] = self.constant(name, _array(torch.cat(parts)).T), parts
         return self.names[key][0]
 
-    def add(self, operator: str, *inputs: str, name: str = "", domain: str = "", **attributes: object) -> str:
+    def add(self, operator: str, *inputs: str, name: str = "", domain: str = "", **attributes: Any) -> str:
         """Append a node with one output and return the output's name; nodes are named after what they compute."""
         name = name or f"{operator.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(operator, list(inputs), [name], name, domain=domain, **attributes))
@@ -128,7 +134,8 @@ class _Graph:
         graph.input.extend(inputs)
         graph.output.append(logits)
         graph.value_info.extend(_typed(name, TensorProto.FLOAT, None) for name in inner)
-        self.file.opset_import.extend([helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)])
+        own = [helper.make_opsetid(MICROSOFT, 1)] if any(node.domain == MICROSOFT for node in self.nodes) else []
+        self.file.opset_import.extend([helper.make_opsetid("", OPSET), *own])
         helper.set_model_props(
             self.file, {"config": json.dumps(config.to_json()), "vocab_size": str(config.vocab_size)}
         )
@@ -165,9 +172,8 @@ def _layer(graph: _Graph, layer: Layer, x: str, mask: str, config: EncoderConfig
     # whoever shares weights with the last layer keeps them as it does, so that they are stored once
     packed = config.owners[index] != config.owners[-1]
     query, key, value = _query_key_value(graph, layer, (asking, x), name, packed)
-    n_heads = layer.query.out_features // layer.head_size
-    inputs = (query, key, value, "", mask)
-    context = graph.add("MultiHeadAttention", *inputs, name=f"{name}.attention", domain=MICROSOFT, num_heads=n_heads)
+    heads = layer.query.out_features // layer.head_size, layer.head_size
+    context = graph.dialect.attention(graph, (query, key, value), mask, heads, f"{name}.attention")
     out = graph.linear(context, [layer.out], f"{name}.out")
     x = graph.layer_norm([asking, out], layer.attention_norm, f"{name}.attention_norm")
     inner = _activated(graph, x, layer.up, f"{name}.up", config.activation)
@@ -196,19 +202,9 @@ def _classify(graph: _Graph, head: Head, x: str, config: EncoderConfig) -> None:
 
 
 def _activated(graph: _Graph, x: str, linear: nn.Linear, name: str, activation: str) -> str:
-    """Return a Linear and its activation, with the bias inside the activation where the runtime has such a kernel."""
-    if activation in BIASED:
-        product, bias = graph.matmul(x, [linear], name), graph.bias([linear], name)
-        return graph.add(BIASED[activation], product, bias, name=f"{name}.activation", domain=MICROSOFT)
-    return PLAIN[activation](graph, graph.linear(x, [linear], name))
-
-
-BIASED = {"gelu": "BiasGelu", "gelu_new": "FastGelu", "gelu_pytorch_tanh": "FastGelu"}
-PLAIN: dict[str, Callable[[_Graph, str], str]] = {
-    "relu": lambda graph, x: graph.add("Relu", x),
-    "silu": lambda graph, x: graph.add("QuickGelu", x, domain=MICROSOFT, alpha=1.0),
-    "tanh": lambda graph, x: graph.add("Tanh", x),
-}
+    """Return a Linear and its activation."""
+    product, bias = graph.matmul(x, [linear], name), graph.bias([linear], name)
+    return graph.dialect.activation(graph, activation, product, bias, name)
 
 
 def _typed(name: str, kind: int, shape: list[str | int] | None) -> onnx.ValueInfoProto:

@@ -10,7 +10,7 @@ Knows callables and clocks only: not models, not runtimes. All durations come fr
 import gc
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,6 +18,8 @@ from itertools import pairwise
 import numpy as np
 
 Call = Callable[[], object]
+Mix = Sequence[tuple[Call, float]]
+"""Calls of one model with inputs of several lengths, and the share that each length has in production."""
 
 UNDISTURBED = 0.9  # share of a block's time its thread must have been on a processor
 TOLERATED = 0.1  # share of disturbed blocks above which the figures are called contended
@@ -50,16 +52,18 @@ class Timing:
     """One attempt: what `take_turns` saw.
 
     Attributes:
-        medians_ms: ``(rounds,)`` median of each round's calls.
+        medians_ms: ``(rounds,)`` median of each round's calls; of a mix the mean over its lengths, as they occur.
         reference_ms: ``(rounds,)`` the same of the reference; empty without one.
         calls_ms: ``(n,)`` every timed call of the candidate.
         disturbed: Share of blocks whose thread had to wait for a processor.
+        weights: ``(n,)`` how often such a call occurs in production; None = all alike.
     """
 
     medians_ms: np.ndarray
     reference_ms: np.ndarray
     calls_ms: np.ndarray
     disturbed: float
+    weights: np.ndarray | None = None
 
     @property
     def is_contended(self) -> bool:
@@ -72,14 +76,20 @@ class Timing:
         low, high = median_interval(self.medians_ms)
         return (high - low) / 2 / float(np.median(self.medians_ms))
 
+    def percentile(self, share: float) -> float:
+        """Return the time in ms that ``share`` per cent of production's calls take at most."""
+        if self.weights is None:
+            return float(np.percentile(self.calls_ms, share))
+        return float(np.percentile(self.calls_ms, share, weights=self.weights, method="inverted_cdf"))
 
-def time_call(candidate: Call, reference: Call | None, patience: Patience) -> Timing:
+
+def time_call(candidate: Call | Mix, reference: Call | Mix | None, patience: Patience) -> Timing:
     """Return the best of up to ``patience.attempts`` attempts: undisturbed first, then the narrowest interval.
 
     A noisy attempt is begun anew, never averaged with the next one.
 
     Args:
-        candidate: What is timed.
+        candidate: What is timed; of a mix, every length in turns.
         reference: What it is compared with, in turns.
         patience: When to be content.
     """
@@ -91,17 +101,17 @@ def time_call(candidate: Call, reference: Call | None, patience: Patience) -> Ti
     return min(tried, key=lambda timing: (timing.is_contended, timing.width))
 
 
-def take_turns(candidate: Call, reference: Call | None, patience: Patience) -> Timing:
+def take_turns(candidate: Call | Mix, reference: Call | Mix | None, patience: Patience) -> Timing:
     """Time blocks of calls, reference, candidate, reference, candidate, until the median is known well enough."""
-    calls = [reference, candidate] if reference is not None else [candidate]
+    models = [_mix(model) for model in (reference, candidate) if model is not None]
     with _no_garbage_collection():
-        sizes = [_size(warm_up(call), patience.block_ms) for call in calls]
-        blocks: list[list[_Block]] = []
-        while len(blocks) < patience.rounds[1]:
-            blocks.append([_block(call, size) for call, size in zip(calls, sizes, strict=True)])
-            if len(blocks) >= patience.rounds[0] and _timing(blocks).width <= patience.width:
+        sizes = [[_size(warm_up(call), patience.block_ms) for call, _ in mix] for mix in models]
+        rounds: list[_Round] = []
+        while len(rounds) < patience.rounds[1]:
+            rounds.append([_blocks(mix, each) for mix, each in zip(models, sizes, strict=True)])
+            if len(rounds) >= patience.rounds[0] and _timing(rounds).width <= patience.width:
                 break
-    return _timing(blocks)
+    return _timing(rounds)
 
 
 def median_interval(values: np.ndarray) -> tuple[float, float]:
@@ -142,19 +152,33 @@ class _Size:
 
 @dataclass(frozen=True)
 class _Block:
-    """Timed calls of one model in one round."""
+    """Timed calls of one model and length in one round, and the share that this length has."""
 
     ms: np.ndarray
     is_disturbed: bool
+    share: float
 
 
-def _block(call: Call, size: _Size) -> _Block:
+_Round = list[list[_Block]]  # the lengths of each model
+
+
+def _mix(model: Call | Mix) -> Mix:
+    """Return a model of which all calls are alike as a mix."""
+    return [(model, 1.0)] if callable(model) else model
+
+
+def _blocks(mix: Mix, sizes: Sequence[_Size]) -> list[_Block]:
+    """Return one block of each length of a model."""
+    return [_block(call, size, share) for (call, share), size in zip(mix, sizes, strict=True)]
+
+
+def _block(call: Call, size: _Size, part: float) -> _Block:
     """Return one block; its untimed calls come first."""
     _timed(call, size.settle)
     on_processor, start = time.thread_time_ns(), time.perf_counter_ns()
     ns = np.array(_timed(call, size.timed))
     share = (time.thread_time_ns() - on_processor) / (time.perf_counter_ns() - start)
-    return _Block(ns / 1e6, share < UNDISTURBED)
+    return _Block(ns / 1e6, share < UNDISTURBED, part)
 
 
 def _timed(call: Call, size: int) -> list[int]:
@@ -181,13 +205,21 @@ def _clip(n_calls: float, least: int, most: int) -> int:
     return max(least, min(most, round(n_calls)))
 
 
-def _timing(blocks: list[list[_Block]]) -> Timing:
+def _timing(rounds: list[_Round]) -> Timing:
     """Return what the rounds so far amount to; the candidate is the last of each round."""
-    medians = np.array([[np.median(block.ms) for block in each] for each in blocks])
-    disturbed = np.mean([block.is_disturbed for each in blocks for block in each])
-    calls = np.concatenate([each[-1].ms for each in blocks])
+    medians = np.array([[_mean_ms(blocks) for blocks in each] for each in rounds])
+    disturbed = np.mean([block.is_disturbed for each in rounds for blocks in each for block in blocks])
+    timed = [block for each in rounds for block in each[-1]]
+    calls = np.concatenate([block.ms for block in timed])
+    is_mix = len(rounds[0][-1]) > 1
+    weights = np.concatenate([np.full(len(b.ms), b.share / len(b.ms)) for b in timed]) if is_mix else None
     reference = medians[:, 0] if medians.shape[1] > 1 else np.empty(0)
-    return Timing(medians[:, -1], reference, calls, float(disturbed))
+    return Timing(medians[:, -1], reference, calls, float(disturbed), weights)
+
+
+def _mean_ms(blocks: list[_Block]) -> float:
+    """Return the mean of the lengths' medians, as often as each length occurs."""
+    return float(sum(block.share * np.median(block.ms) for block in blocks))
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from search_spaces.space import Genes
 
 MOST = 200  # trials a surrogate learns from
 USEFUL = 0.8  # share of the trials whose quality is of interest
+BEYOND = 0.1  # of the range of every other cost, farther than the worst tried: else the dear end would never be reached
 REACH = 1.0  # sizes of the region of interest outside it, beyond which costs are equally bad
 
 
@@ -92,10 +93,12 @@ def worst_of_interest(costs: np.ndarray) -> np.ndarray:
     """Return ``(m,)`` the corner of the region worth searching, of ``(n, m)`` costs.
 
     The first cost is the quality: the worst fifth of the trials is of no use however cheap, or the search would spend
-    itself on broken candidates that cost nothing. Of every other cost it is the worst that a useful trial has.
+    itself on broken candidates that cost nothing. Of every other cost it is a bit worse than the worst that a useful
+    trial has: at the worst itself, dearer candidates would gain nothing however good they are.
     """
     quality = np.quantile(costs[:, 0], USEFUL)
-    found: np.ndarray = np.append(quality, costs[costs[:, 0] <= quality, 1:].max(axis=0))
+    others = costs[costs[:, 0] <= quality, 1:]
+    found: np.ndarray = np.append(quality, others.max(axis=0) + BEYOND * np.ptp(others, axis=0))
     return found
 
 

@@ -39,7 +39,7 @@ class PredictorOptions(Options):
     exploration: float = Field(0.02, ge=0, le=1, description="chance of a candidate far from all tried ones")
     draws: int = Field(16, ge=1, description="draws of the costs of every candidate")
     optimism: float = Field(
-        0.3, ge=0, description="share of the predicted deviation in a draw; 1 lets the least known of the pool win"
+        0.6, ge=0, description="share of the predicted deviation in a draw; 1 lets the least known of the pool win"
     )
 
 

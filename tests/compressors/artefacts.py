@@ -8,11 +8,11 @@ import torch
 from onnx import NodeProto, numpy_helper
 
 from compressors.base import Run
-from nas.devices.onnxruntime_cpu import OnnxRuntimeCpu
+from nas.devices.onnxruntime_backend import OnnxRuntime
 from nas.recipe import DeviceSettings
 from tests.compressors.encoders import encoder, texts
 
-DEVICE = OnnxRuntimeCpu(DeviceSettings())
+DEVICE = OnnxRuntime(DeviceSettings())
 
 
 @cache

@@ -10,7 +10,7 @@ from search_spaces.errors import StateError
 
 
 def halving(**changes: Any) -> SuccessiveHalving:
-    settings = {"rungs": (0.1, 0.3, 1.0), "eta": 3.0, "buckets": 1, "minimum": 3, **changes}
+    settings = {"rungs": (0.1, 0.3, 1.0), "eta": 3.0, "buckets": 1, **changes}
     return SuccessiveHalving(FidelitySettings(**settings))
 
 
@@ -24,20 +24,44 @@ def decide(found: SuccessiveHalving, reports: list[tuple[float, float]], rung: f
 
 
 def test_a_worked_example_of_one_bucket() -> None:
-    # 0, 1: fewer than three. 2: best of 3. 3: third by score of 4, two go on; dominated. 4: fourth of 5, two go on.
-    # 5: second of 6. 6: its score is the worst of all, and three of seven go on; but nobody dominates it, as it is the
-    # fastest: among 2, 5 and 6, which nobody dominates.
+    # 0, 1: fewer than three, so nobody goes on. 2: best of 3. 3, 4: dominated. 5: second of 6, of which two go on:
+    # it is fast. 6: two of seven go on, and of the three that nobody dominates it is the fastest, an end of the front.
     reports = [(0.5, 2.0), (0.6, 2.0), (0.2, 2.0), (0.55, 2.0), (0.58, 2.0), (0.3, 1.5), (0.7, 1.0)]
-    assert decide(halving(), reports) == [True, True, True, False, False, True, True]
+    assert decide(halving(), reports) == [False, False, True, False, False, True, True]
 
 
-def test_of_equally_ranked_the_better_score_goes_on_then_the_earlier_trial() -> None:
+def test_whoever_was_stopped_goes_on_when_it_is_among_the_best_later() -> None:
+    found = halving()
+    assert decide(found, [(0.2, 1.0), (0.3, 1.0)]) == [False, False]
+    assert found.overlooked() == []
+    assert found.overlooked(is_last_call=True) == [(0, 0.1)]
+    found.report(2, 0.1, 0.4, 1.0)
+    assert found.overlooked() == [(0, 0.1)]
+    found.report(0, 0.3, 0.1, 1.0)
+    assert found.overlooked() == []
+    assert found.overlooked(is_last_call=True) == [(0, 0.3)]
+    found.report(0, 1.0, 0.1, 1.0)
+    assert found.overlooked(is_last_call=True) == []
+
+
+def test_the_highest_rung_comes_first() -> None:
+    found = halving()
+    decide(found, [(0.01 * i, 1.0) for i in range(12)])
+    for number in range(3):
+        found.report(number, 0.3, 0.01 * number, 1.0)
+    assert found.overlooked() == [(0, 0.3), (3, 0.1)]
+
+
+def test_of_equally_ranked_the_ends_go_on_then_the_better_score_then_the_earlier_trial() -> None:
     found = halving()
     for number, (score, latency_ms) in enumerate([(0.1, 4.0), (0.2, 3.0), (0.3, 2.0), (0.4, 1.0)]):
         found.report(number, 0.1, score, latency_ms)
-    assert [found.is_promoted(number, 0.1) for number in range(4)] == [True, True, False, False]
+    assert [found.is_promoted(number, 0.1) for number in range(4)] == [True, False, False, False]
+    last = [found.is_promoted(number, 0.1, is_last_call=True) for number in range(4)]
+    assert last == [True, False, False, True]
     equal = halving()
-    assert decide(equal, [(0.5, 1.0)] * 4) == [True, True, False, False]
+    assert decide(equal, [(0.5, 1.0)] * 4) == [False, False, False, False]
+    assert [equal.is_promoted(number, 0.1) for number in range(4)] == [True, False, False, False]
 
 
 def test_nobody_is_promoted_from_the_last_rung() -> None:
@@ -49,18 +73,18 @@ def test_rungs_are_judged_apart() -> None:
     decide(found, [(0.1, 1.0), (0.2, 1.0), (0.3, 1.0), (0.4, 1.0), (0.5, 1.0), (0.6, 1.0)])
     found.report(5, 0.3, 0.9, 1.0)
     assert not found.is_promoted(5, 0.1)
-    assert found.is_promoted(5, 0.3)  # it is the only one there
+    assert found.is_promoted(5, 0.3, is_last_call=True)  # it is the only one there
 
 
 def test_a_bucket_protects_fast_students_that_are_worse_than_slow_ones() -> None:
-    slow = [(0.3 - 0.02 * i, 10.0 + i) for i in range(6)]
-    fast = [(0.9 - 0.02 * i, 1.0 + 0.1 * i) for i in range(6)]  # nobody dominates anybody
+    slow = [(0.25 - i / 64, 10.0 + i) for i in range(6)]
+    fast = [(0.5 + i / 64, 1.0 + i / 8) for i in range(6)]  # of these the first dominates the others
     promoted = []
     for n_buckets in (1, 2):
         found = halving(buckets=n_buckets)
         decide(found, [*slow, *fast])
         promoted.append([n for n in range(12) if found.is_promoted(n, 0.1)])
-    assert promoted == [[2, 3, 4, 5], [4, 5, 10, 11]]  # a third of all, or of each six
+    assert promoted == [[0, 4, 5, 6], [0, 5, 6, 7]]  # a third of all, or of each six
 
 
 def test_the_order_of_the_reports_does_not_matter() -> None:

@@ -1,27 +1,16 @@
+import json
+
 import numpy as np
-import pytest
 
-from nas.latency_model import LatencyModel, _non_negative, _normal_equations, fit_model, hold_out
+from nas.columns import Columns
+from nas.latency_model import LatencyModel, fit_model, folds, hold_out, mean_error
 
 
-def encoders(n: int) -> np.ndarray:
+def encoders(n: int, seed: int = 0) -> np.ndarray:
     """Return layers and megabytes of weights of random encoders."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     layers = rng.integers(1, 7, n)
     return np.stack([layers, layers * rng.uniform(0.5, 6, n)], axis=1)
-
-
-def test_the_non_negative_solution_is_that_of_scipy() -> None:
-    nnls = pytest.importorskip("scipy.optimize").nnls
-    rng = np.random.default_rng(0)
-    for _ in range(50):
-        table = rng.random((20, 8))
-        table[:, 3] = 2 * table[:, 2]
-        table /= (table @ rng.normal(1, 1, 8)).clip(0.3)[:, None]
-        penalty = (_normal_equations(table, 1e-4)[0] - table.T @ table)[0, 0]
-        augmented = np.vstack([table, np.sqrt(penalty) * np.eye(8)])
-        expected = nnls(augmented, np.concatenate([np.ones(20), np.zeros(8)]))[0]
-        np.testing.assert_allclose(_non_negative(table, 1e-4), expected, atol=1e-6)
 
 
 def test_weights_that_miss_the_cache_are_recognised() -> None:
@@ -30,8 +19,8 @@ def test_weights_that_miss_the_cache_are_recognised() -> None:
     target = 0.02 * table[:, 0] + 0.05 * weights_mb * np.where(weights_mb > 12, 2, 1)
     with_cache = fit_model(table, target, ("layers", "weights_mb"))
     without = fit_model(table, target, ("layers", "weights"))
-    assert with_cache.cache_mb is not None
-    assert without.cache_mb is None
+    assert with_cache.columns.cache_mb is not None
+    assert without.columns.cache_mb is None
     errors = [np.abs(model.predict(table) / target - 1).mean() for model in (with_cache, without)]
     assert errors[0] < errors[1] / 2
 
@@ -41,9 +30,61 @@ def test_a_law_without_a_cliff_needs_no_cache_to_be_exact() -> None:
     target = 0.1 + 0.02 * table[:, 0] + 0.05 * table[:, 1]
     model = fit_model(table, target, ("layers", "weights_mb"))
     np.testing.assert_allclose(model.predict(table), target, rtol=1e-3)
-    np.testing.assert_allclose(hold_out(table, target, ("layers", "weights_mb")), target, rtol=1e-2)
+    np.testing.assert_allclose(hold_out(table, target, ("layers", "weights_mb"))[0], target, rtol=1e-2)
+
+
+def test_a_price_that_jumps_with_the_size_of_a_block_makes_a_table() -> None:
+    rng = np.random.default_rng(0)
+    table = rng.choice([1.0, 2.0, 3.0, 4.0], (60, 2))
+    price = {1.0: 1.0, 2.0: 3.0, 3.0: 3.2, 4.0: 6.0}
+    target = 0.5 + np.array([price[a] + price[b] / 2 for a, b in table])
+    model = fit_model(table, target, ("first", "second"))
+    assert model.columns.entries
+    np.testing.assert_allclose(model.predict(table), target, rtol=0.01)
+
+
+def test_what_no_sum_can_say_is_left_to_a_process() -> None:
+    rng = np.random.default_rng(0)
+    table, unseen = rng.uniform(0, 1, (80, 2)), rng.uniform(0.1, 0.9, (200, 2))
+    law = lambda rows: 2 + np.sin(6 * rows[:, 0]) * np.cos(4 * rows[:, 1])  # noqa: E731
+    model = fit_model(table, law(table), ("a", "b"))
+    assert model.residual is not None
+    alone = LatencyModel(model.columns, model.weights, model.floor)
+    errors = [np.abs(each.predict(unseen) / law(unseen) - 1).mean() for each in (model, alone)]
+    assert errors[0] < errors[1] / 2
+
+
+def test_a_law_that_is_a_sum_gets_no_process_even_when_it_is_noisy() -> None:
+    rng = np.random.default_rng(0)
+    table = encoders(50)
+    target = (0.1 + 0.02 * table[:, 0] + 0.05 * table[:, 1]) * np.exp(rng.normal(0, 0.05, 50))
+    assert fit_model(table, target, ("layers", "weights")).residual is None
+
+
+def test_a_model_survives_json() -> None:
+    rng = np.random.default_rng(0)
+    table = rng.uniform(0, 1, (40, 2))
+    for target in (1 + table[:, 0], 2 + np.sin(9 * table[:, 0])):
+        model = fit_model(table, target, ("a", "b"))
+        assert LatencyModel.from_json(json.loads(json.dumps(model.to_json()))) == model
+
+
+def test_no_held_out_row_helps_to_predict_itself() -> None:
+    rng = np.random.default_rng(0)
+    table, target = rng.random((30, 2)), rng.lognormal(size=30)
+    before, _ = hold_out(table, target, ("a", "b"))
+    for fold in folds(30)[:3]:
+        other = target.copy()
+        other[fold] *= 7
+        after, models = hold_out(table, other, ("a", "b"))
+        np.testing.assert_array_equal(after[fold], before[fold])
+        assert len(models) == 10
 
 
 def test_no_prediction_falls_below_half_of_the_smallest_value_seen() -> None:
-    model = LatencyModel(weights=(-1.0, 0.0), names=("layers",), cache_mb=None, floor=0.25)
+    model = LatencyModel(Columns((0,)), weights=(-1.0, 0.0), floor=0.25)
     assert model.predict(np.array([[3.0]])).tolist() == [0.25]
+
+
+def test_an_error_beyond_all_bounds_counts_as_one_of_a_hundred_percent() -> None:
+    assert mean_error(np.array([1.0, 0.5, 900.0])) == 0.5

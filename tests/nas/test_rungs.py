@@ -18,11 +18,11 @@ from nas.inprocess import InProcessExecutor
 from nas.progress import Silent, Snapshot
 from nas.recipe import Recipe
 from nas.run_folder import RunFolder
-from nas.rungs import trained_in_full
+from nas.rungs import CONTINUES, Rungs, latest, student_of, trained_in_full
 from nas.tracker import NullTracker
 from nas.trial import train_student
 
-FIDELITY = {"rungs": [0.0, 0.25, 1.0], "eta": 2.0, "buckets": 1, "minimum": 2}
+FIDELITY = {"rungs": [0.0, 0.25, 1.0], "eta": 2.0, "buckets": 1}
 
 
 class Watched(InProcessExecutor):
@@ -96,6 +96,11 @@ def tasks_of(made: Engine) -> list[Task]:
     return inner.tasks
 
 
+def student(made: Engine, uid: str) -> int:
+    """Return the first trial of the student that a task trains."""
+    return student_of(made.record.trial(int(uid.split(".")[0].removeprefix("trial-"))))
+
+
 def spans(tasks: list[Task]) -> list[tuple[str, float, float]]:
     return [(task.uid.split(".")[0], *task.spec["rung"]) for task in tasks]
 
@@ -123,13 +128,14 @@ def straight(recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -
 
 def test_a_search_by_rungs_trains_less_and_only_the_best_to_the_end(straight: Engine) -> None:
     taken = spans(tasks_of(straight))
-    trials = straight.record.trials((TrialState.COMPLETE,))
+    trials = latest(straight.record.trials((TrialState.COMPLETE,)))
     assert len(trials) == 8
     assert sum(end - begin for _, begin, end in taken) <= 6  # of the 8 that training all in full takes
     for trial in trials:
         rows = trial.user_attrs["rungs"]
-        way = [(f"trial-{trial.number}", row["rung"]) for row in rows]
-        assert way == [(uid, end) for uid, _, end in taken if uid == f"trial-{trial.number}"]
+        assert [row["rung"] for row in rows] == [
+            end for uid, _, end in taken if student(straight, uid) == student_of(trial)
+        ]
         assert rows[-1]["rung"] == trial.user_attrs["rung"]
         assert rows[-1]["accuracy"] == trial.user_attrs["metrics"]["accuracy"] == trial.values[0]
         assert trial.user_attrs["steps"] == [[row["rung"], row["accuracy"]] for row in rows]
@@ -137,6 +143,22 @@ def test_a_search_by_rungs_trains_less_and_only_the_best_to_the_end(straight: En
     reached = Counter(trial.user_attrs["rung"] for trial in trials)
     assert reached[0.0] > 0 < reached[1.0] < 8
     assert not straight.folder.checkpoints.exists()
+
+
+def test_a_stopped_student_that_is_among_the_best_later_goes_on_as_another_trial(straight: Engine) -> None:
+    trials = straight.record.trials((TrialState.COMPLETE,))
+    again = [trial for trial in trials if CONTINUES in trial.user_attrs]
+    assert again
+    for trial in again:
+        first = straight.record.trial(student_of(trial))
+        assert trial.params == first.params
+        assert first.user_attrs["rung"] < trial.user_attrs["rung"]
+        n_before = len(first.user_attrs["rungs"])
+        assert trial.user_attrs["rungs"][:n_before] == first.user_attrs["rungs"]
+    numbers = [trial.number for trial in latest(trials)]
+    assert len({student_of(trial) for trial in trials}) == len(numbers) == 8
+    data = report_data(straight.folder, straight.recipe)
+    assert [candidate.name for candidate in data.candidates] == [f"trial {number}" for number in numbers]
 
 
 def test_only_students_trained_in_full_reach_the_front_and_the_finalists(straight: Engine) -> None:
@@ -205,39 +227,68 @@ def test_an_interrupted_search_goes_on_from_the_last_rung_of_what_ran(
 def test_a_lost_checkpoint_takes_its_trial_back_to_the_first_rung(
     straight: Engine, recipe: dict[str, Any], tmp_path: Path, damage: str
 ) -> None:
-    broken = begun(straight, recipe, tmp_path / "run", after=2)  # while trial 0 is on its last rung
-    assert spans(run(broken))[-1] == ("trial-0", 0.25, 1.0)
-    (path,) = broken.folder.checkpoints.iterdir()
+    place = next(i for i, (_, begin, _) in enumerate(spans(tasks_of(straight))) if begin == 0.25)
+    broken = begun(straight, recipe, tmp_path / "run", after=place)  # while somebody is on its last rung
+    uid, *span = spans(run(broken))[-1]
+    assert span == [0.25, 1.0]
+    path = broken.folder.checkpoints / f"t{student(broken, uid)}.safetensors"
     path.write_bytes(path.read_bytes()[:-1]) if damage == "cut" else path.unlink()
     resumed = engine(recipe, tmp_path / "run", after=3)
-    assert spans(run(resumed))[:3] == [("trial-0", 0.0, 0.0), ("trial-0", 0.0, 0.25), ("trial-0", 0.25, 1.0)]
-    assert told(resumed) == told(straight)[:1]
+    assert spans(run(resumed))[:3] == [(uid, 0.0, 0.0), (uid, 0.0, 0.25), (uid, 0.25, 1.0)]
+    n_told = len(told(broken))
+    assert told(resumed)[: n_told + 1] == told(straight)[: n_told + 1]
+
+
+def test_only_the_checkpoints_of_the_last_few_stopped_students_are_kept(
+    straight: Engine, recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nas.rungs.KEPT", 1)
+    fidelity = {"rungs": [0.1, 0.25, 1.0], "eta": 3.0, "buckets": 1}
+    search = {**recipe["search"], "fidelity": fidelity}
+    made = begun(straight, {**recipe, "search": search}, tmp_path / "run", after=5)
+    n_kept = []
+    settle = Rungs.settle
+
+    def watched(rungs: Rungs, *arguments: Any) -> bool:
+        goes_on = settle(rungs, *arguments)
+        n_kept.append(len(list(made.folder.checkpoints.iterdir())))
+        return goes_on
+
+    monkeypatch.setattr(Rungs, "settle", watched)
+    run(made)
+    assert len(n_kept) == 5
+    assert max(n_kept) <= 2  # of the one that stopped last and of the one that runs
 
 
 def test_other_rungs_take_what_runs_back_to_the_first_one(
     straight: Engine, recipe: dict[str, Any], tmp_path: Path
 ) -> None:
-    run(begun(straight, recipe, tmp_path / "run", after=2))
+    place = next(i for i, (_, begin, _) in enumerate(spans(tasks_of(straight))) if begin == 0.25)
+    uid, *_ = spans(run(begun(straight, recipe, tmp_path / "run", after=place)))[-1]
     fidelity = {**FIDELITY, "rungs": [0.0, 0.5, 1.0]}
     resumed = engine({**recipe, "search": {**recipe["search"], "fidelity": fidelity}}, tmp_path / "run", after=2)
-    assert spans(run(resumed))[:2] == [("trial-0", 0.0, 0.0), ("trial-0", 0.0, 0.5)]
+    assert spans(run(resumed))[:2] == [(uid, 0.0, 0.0), (uid, 0.0, 0.5)]
 
 
 def test_a_trial_that_fails_on_its_way_is_one_failed_trial(
     straight: Engine, recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    tasks = tasks_of(straight)
+    place = next(i for i, task in enumerate(tasks) if task.uid.endswith(".1"))
+    unlucky_one = int(tasks[place].uid.split(".")[0].removeprefix("trial-"))
+
     def unlucky(task: Task, bundle: Bundle) -> dict[str, Any]:
-        if task.uid == "trial-0.1":
+        if task.uid == f"trial-{unlucky_one}.1":
             raise ValueError("bad luck")
         return train_student(task, bundle)
 
     monkeypatch.setattr("nas.trial.train_student", unlucky)
-    made = begun(straight, recipe, tmp_path / "run", after=3)
+    made = begun(straight, recipe, tmp_path / "run", after=place + 1)
     run(made)
     (failed,) = made.record.trials((TrialState.FAIL,))
     assert [row["rung"] for row in failed.user_attrs["rungs"]] == [0.0]
-    assert [trial.number for trial in made.record.trials((TrialState.COMPLETE,))][:1] == [1]
-    assert not (made.folder.checkpoints / "t0.safetensors").exists()
+    assert failed.number == unlucky_one
+    assert not (made.folder.checkpoints / f"t{student_of(failed)}.safetensors").exists()
 
 
 def test_without_rungs_nothing_of_them_is_kept(straight: Engine, recipe: dict[str, Any], tmp_path: Path) -> None:

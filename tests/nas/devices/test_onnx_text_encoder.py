@@ -9,7 +9,9 @@ import pytest
 import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
+from nas.devices.base import Format
 from nas.devices.onnx_text_encoder import build_onnx
+from search_spaces.errors import ConfigError
 from search_spaces.families.encoder_model import ACTIVATIONS, EncoderConfig, TextEncoder
 
 BERT = EncoderConfig(
@@ -97,20 +99,34 @@ def expected(model: TextEncoder, batch: dict[str, torch.Tensor]) -> np.ndarray:
         return model(**batch).numpy()
 
 
+@pytest.mark.parametrize("kind", ["onnxruntime", "onnx"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_graph_gives_the_logits_of_the_module_with_and_without_padding(shape: str) -> None:
+def test_the_graph_gives_the_logits_of_the_module_with_and_without_padding(shape: str, kind: Format) -> None:
     model = encoder(SHAPES[shape])
-    runtime = session(build_onnx(model))
+    runtime = session(build_onnx(model, kind))
     for rows, tokens in ((1, 1), (1, 16), (4, 17), (2, SHAPES[shape].n_positions)):
         batch = padded_batch(model.config, rows, tokens)
         np.testing.assert_allclose(run(runtime, batch), expected(model, batch), atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["onnxruntime", "onnx"])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_every_activation_of_the_module_has_its_node_in_layers_and_head(activation: str) -> None:
+def test_every_activation_of_the_module_has_its_node_in_layers_and_head(activation: str, kind: Format) -> None:
     model = encoder(replace(BERT, activation=activation, head_activation=activation))
     batch = padded_batch(model.config, 3, 12)
-    np.testing.assert_allclose(run(session(build_onnx(model)), batch), expected(model, batch), atol=1e-4)
+    np.testing.assert_allclose(run(session(build_onnx(model, kind)), batch), expected(model, batch), atol=1e-4)
+
+
+def test_the_portable_graph_holds_standard_operators_only_and_is_inferable() -> None:
+    file = onnx.load_from_string(build_onnx(encoder(BERT), "onnx"))
+    onnx.checker.check_model(file, full_check=True)
+    assert {entry.domain for entry in file.opset_import} == {""}
+    assert {node.domain for node in file.graph.node} == {""}
+
+
+def test_a_format_that_is_no_onnx_is_refused() -> None:
+    with pytest.raises(ConfigError, match="ONNX dialect: 'torch' is unknown; known: onnxruntime, onnx"):
+        build_onnx(encoder(BERT), "torch")
 
 
 @pytest.mark.parametrize("n_token_types", [0, 1])

@@ -2,7 +2,8 @@ import gc
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -94,3 +95,14 @@ def test_two_processes_on_the_same_processor_are_noticed_after_every_attempt(bus
 def test_a_tenth_of_disturbed_blocks_is_tolerated() -> None:
     assert not timing([1.0], disturbed=0.1).is_contended
     assert timing([1.0], disturbed=0.11).is_contended
+
+
+def test_the_lengths_of_a_mix_count_as_often_as_they_occur() -> None:
+    def call(seconds: float) -> Callable[[], None]:
+        return lambda: time.sleep(seconds)
+
+    mixed = take_turns([(call(0.002), 0.75), (call(0.010), 0.25)], call(0.002), SHORT)
+    assert 4.0 <= np.median(mixed.medians_ms) <= 4.8  # 0.75 x 2 ms + 0.25 x 10 ms
+    assert len(mixed.reference_ms) == len(mixed.medians_ms)
+    assert mixed.percentile(50) < 3.0  # three calls of four take 2 ms
+    assert mixed.percentile(95) > 9.9

@@ -193,4 +193,4 @@ def test_the_region_of_interest_leaves_the_worst_quality_out_and_keeps_every_use
     costs = np.array([[-0.9, 9.0], [-0.8, 5.0], [-0.7, 2.0], [-0.6, 1.0], [0.0, 30.0]])
     quality, latency = worst_of_interest(costs)
     assert -0.6 <= quality < 0.0
-    assert latency == 9.0
+    assert 9.0 < latency < 10.0  # a tenth of the range more, or nothing dearer would ever be tried

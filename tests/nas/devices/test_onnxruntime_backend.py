@@ -9,7 +9,7 @@ import torch
 
 from nas.data.tokens import Tokens
 from nas.devices.base import Measurement, Workload
-from nas.devices.onnxruntime_cpu import OnnxRuntimeCpu
+from nas.devices.onnxruntime_backend import OnnxRuntime
 from nas.recipe import DeviceSettings
 from search_spaces.errors import DeviceError, ShapeError
 from search_spaces.families.encoder_model import EncoderConfig, TextEncoder
@@ -43,12 +43,12 @@ def model() -> TextEncoder:
 
 
 @pytest.fixture(scope="module")
-def device() -> OnnxRuntimeCpu:
-    return OnnxRuntimeCpu(DeviceSettings())
+def device() -> OnnxRuntime:
+    return OnnxRuntime(DeviceSettings())
 
 
 @pytest.fixture(scope="module")
-def artefact(device: OnnxRuntimeCpu, model: TextEncoder) -> bytes:
+def artefact(device: OnnxRuntime, model: TextEncoder) -> bytes:
     return device.export(model)
 
 
@@ -60,7 +60,7 @@ def ragged_rows(lengths: list[int]) -> Tokens:
     return Tokens(ids, types, offsets, np.zeros(len(lengths), np.int64))
 
 
-def test_a_measurement_is_consistent_and_survives_json(device: OnnxRuntimeCpu, artefact: bytes) -> None:
+def test_a_measurement_is_consistent_and_survives_json(device: OnnxRuntime, artefact: bytes) -> None:
     small = device.export(TextEncoder(replace(CONFIG, heads=(4,), ffn=(32,))))
     measurements = device.measure([artefact, small], artefact, WORKLOAD, quick=True)
     assert [each.size_bytes for each in measurements] == [len(artefact), len(small)]
@@ -73,22 +73,20 @@ def test_a_measurement_is_consistent_and_survives_json(device: OnnxRuntimeCpu, a
         assert Measurement.from_json(json.loads(json.dumps(each.to_json()))) == each
 
 
-def test_without_a_reference_there_is_no_speedup(device: OnnxRuntimeCpu, artefact: bytes) -> None:
+def test_without_a_reference_there_is_no_speedup(device: OnnxRuntime, artefact: bytes) -> None:
     (alone,) = device.measure([artefact], None, WORKLOAD, quick=True)
     assert alone.reference_ms is None
     assert alone.speedup is None
 
 
-def test_a_file_of_another_exporter_without_metadata_is_measured_as_well(
-    device: OnnxRuntimeCpu, artefact: bytes
-) -> None:
+def test_a_file_of_another_exporter_without_metadata_is_measured_as_well(device: OnnxRuntime, artefact: bytes) -> None:
     foreign = artefact.replace(b"vocab_size", b"vocab_what")
     assert device.measure([foreign], None, WORKLOAD, quick=True)[0].median_ms > 0
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system does not pin processes")
 def test_the_affinity_is_recorded_and_restored_even_when_the_file_is_refused(artefact: bytes) -> None:
-    device, before = OnnxRuntimeCpu(DeviceSettings()), os.sched_getaffinity(0)
+    device, before = OnnxRuntime(DeviceSettings()), os.sched_getaffinity(0)
     assert device.environment()["affinity"] == "not pinned"
     with pytest.raises(DeviceError, match="7 bytes are no model it can run"):
         device.measure([b"garbage"], artefact, WORKLOAD, quick=True)
@@ -96,7 +94,7 @@ def test_the_affinity_is_recorded_and_restored_even_when_the_file_is_refused(art
     assert int(device.environment()["affinity"]) in before
 
 
-def test_the_environment_says_what_is_needed_to_repeat_a_measurement(device: OnnxRuntimeCpu) -> None:
+def test_the_environment_says_what_is_needed_to_repeat_a_measurement(device: OnnxRuntime) -> None:
     environment = device.environment()
     assert environment["threads"] == "1"
     assert environment["runtime"].startswith("onnxruntime 1.")
@@ -105,7 +103,7 @@ def test_the_environment_says_what_is_needed_to_repeat_a_measurement(device: Onn
 
 @pytest.mark.parametrize("batch", [1, 3, 64])
 def test_predictions_are_those_of_the_module_in_the_order_of_the_rows(
-    device: OnnxRuntimeCpu, model: TextEncoder, artefact: bytes, batch: int
+    device: OnnxRuntime, model: TextEncoder, artefact: bytes, batch: int
 ) -> None:
     tokens = ragged_rows([5, 9, 5, 1, 32, 9, 5, 5, 2])
     with torch.inference_mode():
@@ -116,7 +114,7 @@ def test_predictions_are_those_of_the_module_in_the_order_of_the_rows(
 
 
 def test_all_outputs_of_a_file_come_by_name_call_by_call(
-    device: OnnxRuntimeCpu, model: TextEncoder, artefact: bytes
+    device: OnnxRuntime, model: TextEncoder, artefact: bytes
 ) -> None:
     probe = onnx.load_model_from_string(artefact)
     probe.graph.output.append(
@@ -129,19 +127,19 @@ def test_all_outputs_of_a_file_come_by_name_call_by_call(
     np.testing.assert_allclose(np.concatenate([call["logits"] for call in calls]), logits[[1, 3, 4, 0, 2]], atol=1e-6)
 
 
-def test_no_rows_give_no_predictions(device: OnnxRuntimeCpu, artefact: bytes) -> None:
+def test_no_rows_give_no_predictions(device: OnnxRuntime, artefact: bytes) -> None:
     assert device.predict(artefact, ragged_rows([]), 1).shape == (0, 3)
     assert list(device.outputs(artefact, ragged_rows([]), 1)) == []
 
 
 @pytest.mark.parametrize("file", [b"", b"garbage"])
-def test_bytes_that_are_no_model_are_refused_in_one_line(device: OnnxRuntimeCpu, file: bytes) -> None:
+def test_bytes_that_are_no_model_are_refused_in_one_line(device: OnnxRuntime, file: bytes) -> None:
     with pytest.raises(DeviceError, match=f"device 'cpu': {len(file)} bytes are no model it can run") as caught:
         device.predict(file, ragged_rows([3]), 1)
     assert "\n" not in str(caught.value)
 
 
-def test_more_tokens_than_positions_are_refused_in_one_line(device: OnnxRuntimeCpu, artefact: bytes) -> None:
+def test_more_tokens_than_positions_are_refused_in_one_line(device: OnnxRuntime, artefact: bytes) -> None:
     with pytest.raises(DeviceError, match="an input of 2x33 tokens failed") as caught:
         device.measure([artefact], None, Workload(2, 33))
     assert "\n" not in str(caught.value)
@@ -149,7 +147,7 @@ def test_more_tokens_than_positions_are_refused_in_one_line(device: OnnxRuntimeC
 
 def test_more_threads_than_processors_are_refused(artefact: bytes) -> None:
     with pytest.raises(DeviceError, match=r"4096 threads; this process may use \d+ processors"):
-        OnnxRuntimeCpu(DeviceSettings(threads=4096)).measure([artefact], None, WORKLOAD)
+        OnnxRuntime(DeviceSettings(threads=4096)).measure([artefact], None, WORKLOAD)
 
 
 def test_an_empty_workload_is_refused() -> None:
