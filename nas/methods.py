@@ -99,7 +99,7 @@ METHODS = _by_name(
     ),
     Method(
         "tinybert",
-        "half of the layers, learning from embeddings, states, attention scores and answers",
+        "half of the layers, learning from embeddings, states, attention and answers",
         "Jiao et al. 2020, https://arxiv.org/abs/1909.10351",
         (
             "layer_pruning:keep={half},choice=stride",
