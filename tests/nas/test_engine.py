@@ -388,7 +388,7 @@ def test_a_teacher_of_other_labels_is_refused_with_both_counts(tiny_recipe: dict
 
 
 def test_the_profile_covers_the_space(finished: tuple[Engine, list[Any]]) -> None:
-    from nas.profile import design
+    from nas.design import design
 
     made, _ = finished
     candidates = prepare(made.recipe, made.folder, Silent()).candidates
