@@ -187,6 +187,8 @@ class Engine:
                 f"trial {trial.number}: accuracy {metrics['accuracy']:.3f}, ~{metrics['latency_ms']:.2f} ms, "
                 f"{metrics['size_bytes'] / 1e6:.1f} MB, {_described(trial)}"
             )
+            if "extrapolated" in trial.user_attrs:
+                self.progress.warn(f"trial {trial.number}: its latency is a guess: {trial.user_attrs['extrapolated']}")
 
     def _snapshot(self, known: Profile, running: int, left_s: float) -> Snapshot:
         """Return the state of the search for a live display."""
@@ -212,7 +214,8 @@ class Engine:
             f"{teacher['size_bytes'] / 1e6:.1f} MB; fastest student {known.fastest_ms:.3f} ms"
         )
         self.progress.say(
-            f"latency predictor: held-out error {report.mape:.1%}, Spearman {report.spearman:.3f}, n = {report.n}"
+            f"latency predictor: held-out error {report.mape:.1%}, {report.within_10:.0%} within 10 %, "
+            f"Spearman {report.spearman:.3f}, n = {report.n}"
         )
 
     def _keep_profile(self, known: Profile) -> None:
@@ -221,7 +224,8 @@ class Engine:
         self.record.set_attr("teacher", known.teacher)
         self.record.set_attr("environment", known.environment)
         self.record.set_attr("n_tokens", known.n_tokens)
-        self.record.set_attr("predictor", {"mape": report.mape, "spearman": report.spearman, "n": report.n})
+        figures = {name: value for name, value in report.to_json().items() if name != "variants"}
+        self.record.set_attr("predictor", figures)
 
     def _summarise(self, known: Profile, students: list[dict[str, Any]], meter: MeteredExecutor) -> None:
         """Keep the share of overhead, and log the best student's figures."""

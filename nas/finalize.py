@@ -3,6 +3,7 @@
 Only numbers from here are results; everything before was a search signal.
 """
 
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from nas.executor import Executor, Task
 from nas.files import atomic_write, read_json, run_path, write_json
 from nas.objectives import Constraint, Objective
 from nas.prepare import Prepared
-from nas.profile import Profile
+from nas.profile import Profile, remember
 from nas.progress import Progress, Snapshot
 from nas.recipe import Recipe
 from nas.record import Record
@@ -70,6 +71,7 @@ class Finalize:
         progress.show(Snapshot("measure finalists"))
         measured = self._measure(trained, executor)
         rows = self._deliver(trained, measured)
+        remember(self.known, self.folder, [{**row["measurement"], "genes": row["genes"]} for row in rows])
         self.record.set_attr("students", rows)
         self.record.set_attr("finalists", numbers)
         shutil.rmtree(self.folder.finalists, ignore_errors=True)
@@ -220,6 +222,7 @@ class Finalize:
         }
         typical = {**metrics, "accuracy": float(np.mean(accuracies))}  # a constraint is not met by a lucky seed
         misses = {str(c): c.violation(typical, self.known.teacher) for c in self.constraints}
+        foretold = self.known.foretell(genes)
         return {
             "name": finalist.name,
             "trial": finalist.trial.number,
@@ -227,7 +230,9 @@ class Finalize:
             "shape": finalist.trial.user_attrs["shape"],
             "metrics": metrics,
             "measurement": measurement,
-            "predicted_latency_ms": self.known.metrics(genes)["latency_ms"],
+            "predicted_latency_ms": foretold.value,
+            "predicted_low_ms": foretold.low,
+            "predicted_high_ms": None if math.isinf(foretold.high) else foretold.high,
             "accuracy_mean": float(np.mean(accuracies)),
             "accuracy_sd": float(np.std(accuracies)),
             "test_mean": float(np.mean(tests)) if tests else None,

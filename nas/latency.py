@@ -64,11 +64,13 @@ class LatencyPredictor:
             variants: What was measured of each, e.g. ``fp32`` or ``int8``.
 
         Raises:
-            ShapeError: Lengths differ, there is no student, or a latency is not positive and finite.
+            ShapeError: Lengths differ, there is no student, a latency is not positive and finite, or the predictor of
+                another device needs a feature more.
             StateError: The predictor of another device does not know a variant.
         """
         latency_ms = np.asarray(latency_ms, np.float64)
         _check(features, latency_ms, variants)
+        self._check_old(features[0])
         self._fit_rows(tuple(features[0]), features, latency_ms, np.array(variants), {})
 
     def refresh(self, features: Sequence[Features], latency_ms: np.ndarray, variants: Sequence[str]) -> None:
@@ -177,6 +179,15 @@ class LatencyPredictor:
         places = {name: place for place, name in enumerate(names)}
         said = [old.predict_all(own[:, [places[n] for n in old._names]], variant) for old in self._old.values()]
         return np.column_stack([own, *said])
+
+    def _check_old(self, features: Features) -> None:
+        """Refuse features with which the predictor of another device can say nothing."""
+        for name, old in self._old.items():
+            missing = [each for each in old._names if each not in features]
+            if missing:
+                raise ShapeError(
+                    f"latency predictor: that of {name!r} needs {missing[0]!r}; here are {', '.join(features)}."
+                )
 
     def _all_names(self, names: tuple[str, ...]) -> list[str]:
         """Return the names of the columns of `_table`."""

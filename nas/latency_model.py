@@ -20,7 +20,7 @@ from nas.residual import Residual, Smoothness, choose_smoothness, fit_residual
 
 FOLDS = 10
 STRENGTHS = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1)  # ridge penalties tried, for columns of equal length
-LEAST_ROWS = 8  # measured, for a Gaussian process to be tried
+LEAST_ROWS, MOST_ROWS = 8, 500  # measured, for a Gaussian process to be tried: it costs the cube of them
 WORTH = 0.95  # of the held-out error, that a Gaussian process must reach to be kept
 LEAST_FACTOR = 0.5  # of the smallest value seen, below which no prediction falls
 
@@ -126,7 +126,7 @@ def fit_model(table: np.ndarray, target: np.ndarray, names: Sequence[str]) -> La
     rows, floor = Rows(table, target), LEAST_FACTOR * float(target.min())
     best = min(_choices(rows, names), key=lambda choice: mean_error(rows.held_out(choice)))
     linear = LatencyModel(best.columns, tuple(rows.solution(best).tolist()), floor)
-    if len(target) < LEAST_ROWS:
+    if not LEAST_ROWS <= len(target) <= MOST_ROWS:
         return linear
     places = own_places(names)
     errors = np.log(target / linear.predict(table))

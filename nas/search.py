@@ -194,6 +194,8 @@ class Search:
             "reports": value["reports"],
             "seconds": value["seconds"],
         }
+        if warning := self.known.foretell(genes).warning:
+            attrs["extrapolated"] = warning
         if self.rungs is not None:
             attrs |= self.rungs.attrs(number, metrics["latency_ms"], value)
             at_rungs = {row["rung"]: self._values({**metrics, "accuracy": row["accuracy"]}) for row in attrs["rungs"]}

@@ -9,9 +9,10 @@ import numpy as np
 
 from nas.bundle import Bundle
 from nas.candidates import Candidates
+from nas.design import design
 from nas.executor import Failure, Kind, Outcome, Task
 from nas.latency import LatencyPredictor
-from nas.profile import Profile, design
+from nas.profile import Profile
 from nas.recipe import Recipe
 from search_spaces.families.encoder_model import EncoderConfig
 from search_spaces.space import Genes

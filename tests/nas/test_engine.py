@@ -387,8 +387,18 @@ def test_a_teacher_of_other_labels_is_refused_with_both_counts(tiny_recipe: dict
         engine(tiny_recipe, tmp_path / "run").run()
 
 
+def test_finalists_are_foretold_with_an_interval_and_their_measurements_kept(
+    finished: tuple[Engine, list[Any]],
+) -> None:
+    made, students = finished
+    for row in students:
+        assert row["predicted_low_ms"] <= row["predicted_latency_ms"] <= (row["predicted_high_ms"] or np.inf)
+    calm = [row["genes"] for row in students if not row["measurement"]["contended"]]
+    assert [row["genes"] for row in read_json(made.folder.profile)["later"]] == calm
+
+
 def test_the_profile_covers_the_space(finished: tuple[Engine, list[Any]]) -> None:
-    from nas.profile import design
+    from nas.design import design
 
     made, _ = finished
     candidates = prepare(made.recipe, made.folder, Silent()).candidates

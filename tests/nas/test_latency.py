@@ -265,3 +265,9 @@ def test_an_old_device_that_does_not_know_a_variant_is_refused_and_changes_nothi
     with pytest.raises(StateError, match="'int8' is unknown; known: fp32"):
         predictor.refresh(students(3), np.ones(3), ["int8"] * 3)
     assert predictor.to_json() == before
+
+
+def test_an_old_device_that_needs_other_features_is_refused() -> None:
+    predictor = LatencyPredictor({"pi5": fitted(SlowChip(0), 12)})
+    with pytest.raises(ShapeError, match=r"that of 'pi5' needs 'gflop'; here are depth\."):
+        predictor.fit([{"depth": 1.0}], np.ones(1), ["fp32"])

@@ -1,5 +1,6 @@
 from collections import Counter
 from collections.abc import Collection
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,10 +10,11 @@ import numpy as np
 import pytest
 
 from nas.candidates import Candidates
+from nas.design import design, design_near, spread
 from nas.devices.base import Measurement
 from nas.executor import Task
 from nas.objectives import Constraint
-from nas.profile import Profile, check_feasible, design, profile
+from nas.profile import Profile, check_feasible, profile, remember
 from nas.progress import Silent
 from nas.run_folder import RunFolder
 from search_spaces.errors import ConfigError, InfeasibleError
@@ -131,10 +133,11 @@ class Disturbed(Formula):
         return {"measurements": rows, "environment": {}, "reference_bytes": 1000}
 
 
-def measured(made: Candidates, executor: Disturbed, path: Path) -> Profile:
+def measured(made: Candidates, executor: Formula, path: Path, *constraints: str) -> Profile:
     folder = RunFolder(path / "run")
     folder.create()
-    bundle = SimpleNamespace(recipe={"search": {"profile_shapes": 16, "seed": 0, "trial_timeout_s": 10.0}})
+    search = {"profile_shapes": 16, "seed": 0, "trial_timeout_s": 10.0}
+    bundle = SimpleNamespace(recipe={"search": search, "constraints": constraints})
     prepared: Any = SimpleNamespace(candidates=made, bundle=bundle, n_tokens=N_TOKENS)
     return profile(prepared, folder, executor, Silent())
 
@@ -162,6 +165,76 @@ def test_a_device_that_is_disturbed_most_of_the_time_is_taken_as_it_is(made: Can
     found = measured(made, executor, tmp_path)
     assert found.latency.report.n == 3 * 16
     assert found.teacher["latency_ms"] == 6.0
+
+
+def test_a_fifth_of_the_shapes_lies_near_the_latency_that_is_asked_for(made: Candidates, tmp_path: Path) -> None:
+    executor = Disturbed(made, (), times=0)
+    limit_ms = 0.5 * latency_ms(made, made.warm_start()[0])
+    measured(made, executor, tmp_path, "accuracy_drop <= 3%", f"latency_ms <= {limit_ms}")
+    asked = [task.spec["candidates"] for task in executor.seen]
+    assert len(asked) == 16
+    nearest = [min(abs(np.log(latency_ms(made, genes) / limit_ms)) for genes in shapes) for shapes in asked]
+    assert max(nearest[-3:]) < np.log(1.3)
+    assert len({made.space.key(shapes[0]) for shapes in asked[-3:]} | {made.space.key(asked[0][0])}) == 4
+
+
+def test_a_limit_beyond_the_space_gets_the_shapes_nearest_to_it(made: Candidates) -> None:
+    first = design(made, 4, 0)
+    near = design_near(made, first, 3, 0, lambda genes: latency_ms(made, genes), 1e-6)
+    times = sorted(latency_ms(made, made.space.sample(np.random.default_rng(seed))) for seed in range(100))
+    assert len(near) == 3
+    assert max(latency_ms(made, genes) for genes in near) < times[30]
+
+
+def test_points_are_spread_from_the_known_ones_and_never_twice() -> None:
+    line = np.array([[0.0], [1.0], [2.0], [10.0], [10.0]])
+    assert spread(line, np.array([[0.0]]), 2) == [3, 2]
+    assert spread(line, np.empty((0, 1)), 9) == [0, 3, 2, 1]
+    assert spread(np.empty((0, 1)), line, 3) == []
+
+
+class Slowing(Disturbed):
+    """A device on which other work makes all take longer at times, the teacher as much as the students."""
+
+    def _measured(self, made: Candidates, uids: Collection[str], times: int, task: Task) -> dict[str, Any]:
+        found = super()._measured(made, uids, times, task)
+        factor = np.random.default_rng(int(task.uid.split("-")[1])).uniform(1, 1.6)
+        for row in found["measurements"]:
+            row["median_ms"] *= factor
+            row["reference_ms"] *= factor
+        return found
+
+
+def test_what_slows_student_and_teacher_alike_falls_out(made: Candidates, tmp_path: Path) -> None:
+    found = measured(made, Slowing(made, (), times=0), tmp_path)
+    assert found.latency.report.mape < 0.06  # of factors between 1 and 1.6
+    ratios = [found.metrics(g)["latency_ms"] / latency_ms(made, g) for g in design(made, 16, 0)]
+    assert np.std(ratios) / np.mean(ratios) < 0.02
+    assert np.mean(ratios) == pytest.approx(found.teacher["latency_ms"] / 5.0, rel=0.02)
+
+
+def test_later_measurements_refine_the_profile_of_a_resumed_search(made: Candidates, tmp_path: Path) -> None:
+    executor = Disturbed(made, (), times=0)
+    first = measured(made, executor, tmp_path)
+    genes = made.space.sample(np.random.default_rng(5))
+    row = Measurement(latency_ms(made, genes), *(1.0,) * 3, 9, 7.0, 1.0, False, False, 1.0, 4000).to_json()
+    folder = RunFolder(tmp_path / "run")
+    for _ in range(2):  # finalizing may have been interrupted and repeated
+        remember(first, folder, [{**row, "genes": genes}, {**row, "genes": made.warm_start()[0], "contended": True}])
+    resumed = measured(made, executor, tmp_path)
+    assert resumed.latency.report.n == first.latency.report.n + 1
+    assert resumed.teacher == first.teacher
+    assert resumed.calm_ms == first.calm_ms
+
+
+def test_a_candidate_is_foretold_with_an_interval_and_a_warning_where_it_is_a_guess(made: Candidates) -> None:
+    genes = made.warm_start()[0]
+    told = known(made).foretell(genes)
+    assert told.value == known(made).metrics(genes)["latency_ms"]
+    assert told.low <= latency_ms(made, genes) <= told.high
+    assert told.warning == ""
+    elsewhere = replace(known(made), n_tokens=4 * N_TOKENS)
+    assert "is outside of" in elsewhere.foretell(genes).warning
 
 
 def _closest(codes: np.ndarray) -> float:

@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from nas.record import Record
 from nas.search import ALIKE, Search
 from nas.strategies import make_sampler
 from search_spaces.errors import InfeasibleError, StateError
-from tests.nas.phases import Formula, candidates, known
+from tests.nas.phases import N_TOKENS, Formula, candidates, known
 
 ENDED = (TrialState.COMPLETE, TrialState.FAIL)
 OBJECTIVES = [Objective.of("accuracy"), Objective.of("latency_ms")]
@@ -77,6 +78,16 @@ def test_a_trial_keeps_the_measured_accuracy_and_size_and_the_predicted_latency(
     assert metrics["latency_ms"] == pytest.approx(job.known.metrics(trial.user_attrs["genes"])["latency_ms"])
     assert trial.values == [metrics["accuracy"], metrics["latency_ms"]]
     assert trial.user_attrs["predicted"] == ["latency_ms"]
+
+
+@pytest.mark.parametrize("n_tokens", [N_TOKENS, 4 * N_TOKENS])
+def test_a_trial_says_where_its_latency_is_an_extrapolation(made: Candidates, n_tokens: int) -> None:
+    record = opened(made)
+    job = search(record, made, Formula(trained), 3)
+    job.known = replace(job.known, n_tokens=n_tokens)
+    job.run()
+    told = ["is outside of" in trial.user_attrs.get("extrapolated", "") for trial in record.trials(ENDED)]
+    assert any(told) == (n_tokens > N_TOKENS)  # a small student over a longer text is like a large one over a short
 
 
 def test_what_ran_when_a_search_stopped_is_trained_again_and_counts_once(made: Candidates, tmp_path: Path) -> None:
