@@ -72,7 +72,7 @@ def found(tmp_path_factory: pytest.TempPathFactory, tiny_teacher: Path, tiny_dat
     students = engine.run()
     prepared = prepare(recipe, folder, Silent())
     stored = read_json(folder.profile)
-    write_json(folder.profile, {key: value for key, value in stored.items() if key != "later"})  # than the search
+    write_json(folder.profile, {key: value for key, value in stored.items() if key != "later"})  # as the search knew it
     known = profile(prepared, folder, InProcessExecutor(), Silent())  # read from the run folder
     return Found(engine, students, engine.record.trials((TrialState.COMPLETE,)), prepared, known)
 

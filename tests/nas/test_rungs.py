@@ -14,6 +14,7 @@ from launch.report_data import report_data
 from nas.bundle import Bundle
 from nas.engine import Engine
 from nas.executor import Outcome, Task
+from nas.files import read_json, write_json
 from nas.inprocess import InProcessExecutor
 from nas.progress import Silent, Snapshot
 from nas.recipe import Recipe
@@ -207,7 +208,8 @@ def begun(straight: Engine, recipe: dict[str, Any], path: Path, after: int = 100
     """Return a search that has measured what another one had, so that it must decide alike."""
     made = engine(recipe, path, after)
     shutil.copytree(straight.folder.teacher, made.folder.teacher, dirs_exist_ok=True)
-    shutil.copy(straight.folder.profile, made.folder.profile)
+    stored = read_json(straight.folder.profile)  # without what its finalists told later
+    write_json(made.folder.profile, {key: value for key, value in stored.items() if key != "later"})
     return made
 
 
