@@ -157,7 +157,7 @@ def test_what_stays_disturbed_is_left_out(made: Candidates, profiled: Profile, t
     found = measured(made, executor, tmp_path)
     assert max(executor.seen_of.values()) == 2
     assert found.latency.report.n == profiled.latency.report.n * 13 / 16
-    assert found.latency.report.mape < 2 * profiled.latency.report.mape
+    assert found.latency.report.mape < 0.01  # three of sixteen that take half as long again are an error of 9 %
 
 
 def test_a_device_that_is_disturbed_most_of_the_time_is_taken_as_it_is(made: Candidates, tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ class Slowing(Disturbed):
 
 def test_what_slows_student_and_teacher_alike_falls_out(made: Candidates, tmp_path: Path) -> None:
     found = measured(made, Slowing(made, (), times=0), tmp_path)
-    assert found.latency.report.mape < 0.06  # of factors between 1 and 1.6
+    assert found.latency.report.within_10 > 0.8  # of factors between 1 and 1.6 less than half are near their middle
     ratios = [found.metrics(g)["latency_ms"] / latency_ms(made, g) for g in design(made, 16, 0)]
     assert np.std(ratios) / np.mean(ratios) < 0.02
     assert np.mean(ratios) == pytest.approx(found.teacher["latency_ms"] / 5.0, rel=0.02)
