@@ -29,7 +29,7 @@ SEARCHERS = {
     "predictor, stopping early": ["search.strategy=predictor", "search.fidelity={}", "search.knapsack=true"],
     "TPE, training in full": ["search.strategy=tpe", "search.options={multivariate: true}"],
 }
-SHARED = ("teacher", "profile.json")  # what the second search need not do again
+TEACHER, PROFILE = "teacher", "profile.json"  # what the second search need not do again
 JUDGED = ("search phase, dev", "trained again, dev", "trained again, test")
 
 
@@ -57,11 +57,13 @@ def main() -> None:
 
 
 def _search(recipe: Recipe, path: Path, previous: Path | None) -> None:
-    """Run a search, which takes over what an earlier one prepared."""
+    """Run a search, which takes over what an earlier one prepared and measured before its own students."""
     path.mkdir(parents=True)
-    for name in SHARED if previous else ():
-        source = Path(previous or "") / name
-        shutil.copytree(source, path / name) if source.is_dir() else shutil.copy(source, path / name)
+    if previous is not None:
+        shutil.copytree(previous / TEACHER, path / TEACHER)
+        profile = json.loads((previous / PROFILE).read_text())
+        profile.pop("later", None)  # what its finalists told
+        (path / PROFILE).write_text(json.dumps(profile))
     run_search(recipe, path)
 
 
