@@ -22,7 +22,8 @@ def kill_one_trial(killed: list[int], over: threading.Event) -> None:
     while not over.is_set() and not killed:
         for process in psutil.Process().children(recursive=True):
             try:
-                if process.cmdline()[:1] and process.cmdline()[0].startswith("ray::trial-"):
+                command = process.cmdline()  # asked once: a process that ends has none
+                if command and command[0].startswith("ray::trial-"):
                     process.kill()
                     killed.append(process.pid)
                     return
