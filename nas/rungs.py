@@ -49,9 +49,9 @@ class Rungs:
         Args:
             is_last_call: No more students will begin.
         """
-        latest = {student_of(trial): trial for trial in self._record.trials()}
+        last = {student_of(trial): trial for trial in latest(self._record.trials())}
         for student, rung in self.halving.overlooked(is_last_call):
-            trial = latest[student]
+            trial = last[student]
             if trial.state == TrialState.COMPLETE and trial.user_attrs["rung"] == rung:
                 attrs = {CONTINUES: student, "rungs": trial.user_attrs["rungs"]}
                 return self._record.repeat(trial.number, attrs)
