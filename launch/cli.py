@@ -252,9 +252,9 @@ def compare(
     methods: Annotated[str | None, typer.Option(metavar="NAME,...", help="Methods, see below; default all.")] = None,
     seeds: Annotated[int, typer.Option(help="Times each method is tried.")] = 3,
     epochs: Epochs = None,
-    run: Annotated[Path | None, typer.Option(help="Finished search whose best student is the joint row.")] = None,
+    run: Annotated[Path | None, typer.Option(help="Finished search whose students are the joint rows.")] = None,
     search: Annotated[
-        float | None, typer.Option(metavar="MINUTES", help="Search for the joint row; default as long as the others.")
+        float | None, typer.Option(metavar="MINUTES", help="Search for the joint rows; default as long as the others.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Run folder, continued if it exists.")] = None,
     sets: Sets = None,

@@ -16,7 +16,7 @@ from nas.compared import Row
 from nas.comparison import Comparison, choose
 from nas.devices.settings import check_fits
 from nas.lab import open_lab
-from nas.methods import JOINT, METHODS
+from nas.methods import METHODS, SEARCHED
 from nas.recipe import Recipe
 from nas.run_folder import RunFolder
 from nas.tracker import State, Tracker, TrialRun
@@ -39,7 +39,7 @@ def compare(
         source: Recipe file or embedded recipe; None: see `lab_recipe`.
         settings: Keys of the recipe from options, and ``key=value`` strings.
         wanted: Names of methods with commas between them, None for all; and the number of seeds.
-        joint: Run folder of a finished search whose best student is the joint row, or the minutes to search for.
+        joint: Run folder of a finished search whose students are the joint rows, or the minutes to search for.
         output: Run folder; an unfinished comparison in it goes on.
 
     Raises:
@@ -50,7 +50,7 @@ def compare(
         raise ConfigError(f"--seeds: {n_seeds} is out of range; 1 or more.")
     recipe = _recipe(source, *settings)
     _check_methods(recipe, names)
-    rival = Joint(recipe, *joint) if JOINT in names else None
+    rival = Joint(recipe, *joint) if set(SEARCHED) & set(names) else None
     folder = RunFolder(output or Path("runs") / f"compare-{recipe.name}")
     folder.create()
     folder.lock()

@@ -1,4 +1,4 @@
-"""The joint row of a comparison: the best student of a search that chose everything together."""
+"""The joint rows of a comparison: students of a search that chose everything together."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from nas.comparison import Comparison
 from nas.devices.base import FILES
 from nas.engine import Engine, open_record
 from nas.lab import Compressed, Lab
-from nas.methods import JOINT
+from nas.methods import JOINT, JOINT_ACCURATE, SEARCHED
 from nas.recipe import Recipe, TeacherSettings
 from nas.run_folder import RunFolder
 from nas.spelling import Spelling
@@ -21,12 +21,12 @@ from nas.tracker import NullTracker
 from search_spaces.errors import ConfigError
 
 DROP = "accuracy_drop <= 3%"  # what "best" means where the recipe has no constraint: the fastest that keeps 97 %
-SEARCHED = 0.6  # share of the wall-clock for the search phase; profile and final training take about the rest
+SEARCH_SHARE = 0.6  # of the wall-clock for the search phase; profile and final training take about the rest
 TRIALS = 10_000  # more than the time allows
 
 
 class Joint:
-    """Where the joint student comes from: a run that is given, or a search as long as all other methods took."""
+    """Where the joint students come from: a run that is given, or a search as long as all other methods took."""
 
     def __init__(self, recipe: Recipe, run: Path | None, minutes: float | None) -> None:
         """Check what can be checked at once.
@@ -54,14 +54,17 @@ class Joint:
             ConfigError: It is not finished, or of another teacher or other data.
         """
         if self.run is not None:
-            _best(RunFolder(self.run), lab)
+            _students(RunFolder(self.run), lab)
 
     def enter(self, comparison: Comparison) -> None:
-        """Search if need be, and put the best student among the rows."""
+        """Search if need be, and put the students that are asked for among the rows; one may be both."""
         lab = comparison.lab
         folder = RunFolder(self.run) if self.run is not None else self._searched(comparison)
-        row, seconds = _best(folder, lab)
-        comparison.keep(JOINT, 0, _student(folder.students / row["name"], lab, seconds), _over_seeds(row))
+        rows, seconds = _students(folder, lab)
+        picked = {JOINT: rows[0], JOINT_ACCURATE: max(rows, key=lambda row: float(row["accuracy_mean"]))}
+        for name in _wanted(comparison):
+            student = _student(folder.students / picked[name]["name"], lab, seconds)
+            comparison.keep(name, 0, student, _over_seeds(picked[name]))
 
     def _searched(self, comparison: Comparison) -> RunFolder:
         """Return the folder of a search of its own, which an earlier, interrupted one continues."""
@@ -69,7 +72,8 @@ class Joint:
         folder = RunFolder(lab.folder.path / "search")
         folder.create()
         minutes = self.minutes or comparison.seconds() / 60
-        recipe = self._recipe(lab, minutes, comparison.n_seeds)
+        n_finalists = len(SEARCHED) if JOINT_ACCURATE in comparison.names else 1
+        recipe = self._recipe(lab, minutes, (n_finalists, comparison.n_seeds))
         if folder.recipe.is_file():  # an earlier call began it, with the minutes of then
             recipe = load_recipe(str(folder.recipe), {}, [])
         save_recipe(recipe, folder.recipe)
@@ -81,13 +85,13 @@ class Joint:
             executor.close()
         return folder
 
-    def _recipe(self, lab: Lab, minutes: float, n_seeds: int) -> Recipe:
-        """Return the recipe of the search: the lab's teacher, and the same budget for the final training."""
+    def _recipe(self, lab: Lab, minutes: float, finals: tuple[int, int]) -> Recipe:
+        """Return the recipe of a search: the lab's teacher and its budget, for so many finalists with so many seeds."""
         tuned = lab.folder.teacher / "model"
         teacher = TeacherSettings(model=str(tuned)) if tuned.exists() else self.recipe.teacher
         train = lab.train.model_copy(update={"epochs": lab.train.epochs / 2})
-        search = {"trials": TRIALS, "minutes": SEARCHED * minutes, "train": train}
-        finalize = {"finalists": 1, "seeds": n_seeds, "train": lab.train}
+        search = {"trials": TRIALS, "minutes": SEARCH_SHARE * minutes, "train": train}
+        finalize = {"finalists": finals[0], "seeds": finals[1], "train": lab.train}
         return self.recipe.model_copy(
             update={
                 "teacher": teacher,
@@ -98,8 +102,13 @@ class Joint:
         )
 
 
-def _best(folder: RunFolder, lab: Lab) -> tuple[dict[str, Any], dict[str, float]]:
-    """Return the row of a run's best student and the seconds of the run's phases."""
+def _wanted(comparison: Comparison) -> list[str]:
+    """Return which students of the search are to be rows."""
+    return [name for name in SEARCHED if name in comparison.names]
+
+
+def _students(folder: RunFolder, lab: Lab) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """Return the rows of a run's students, the best one first, and the seconds of the run's phases."""
     attrs = open_record(folder, load_recipe(str(folder.recipe), {}, [])).attrs if folder.study.exists() else {}
     if not attrs.get("students"):
         raise ConfigError(f"--run {folder.path}: has no students yet; finish it with: nas resume {folder.path}")
@@ -110,7 +119,7 @@ def _best(folder: RunFolder, lab: Lab) -> tuple[dict[str, Any], dict[str, float]
             f"--run {folder.path}: its {' and '.join(others)} {'is' if len(others) == 1 else 'are'} not that of this "
             "comparison; give a search of the same teacher and data, or --search MINUTES for a new one."
         )
-    return dict(attrs["students"][0]), dict(attrs["seconds"])
+    return list(attrs["students"]), dict(attrs["seconds"])
 
 
 def _student(folder: Path, lab: Lab, seconds: dict[str, float]) -> Compressed:

@@ -17,7 +17,7 @@ from nas.calm import calm_reference_ms
 from nas.compared import Row, make_row
 from nas.findings import Findings
 from nas.lab import Compressed, Lab, compress_model
-from nas.methods import JOINT, METHODS, TEACHER, Method
+from nas.methods import METHODS, SEARCHED, TEACHER, Method
 from nas.progress import Snapshot
 from nas.yardstick import Yardstick
 from search_spaces.errors import NasError
@@ -58,7 +58,7 @@ class Comparison:
         Args:
             lab: Teacher, data, device, budget.
             folder: Keeps the results; made when missing.
-            names: Of methods, see `choose`; ``joint`` is not made by `run` but handed to `keep`.
+            names: Of methods, see `choose`; students of a search are not made by `run` but handed to `keep`.
             n_seeds: Times a method is tried; one that gives the same file with another seed is judged once.
 
         Raises:
@@ -70,7 +70,7 @@ class Comparison:
         self.failures: dict[str, str] = {}
 
     def run(self) -> None:
-        """Make and judge every method but the joint one with every seed; say what came out and how long is left."""
+        """Make and judge every method but a search with every seed; say what came out and how long is left."""
         jobs = self._jobs()
         waiting = [job for job in jobs if self._result(*job) is None]
         if len(waiting) < len(jobs):
@@ -125,13 +125,13 @@ class Comparison:
         return [self._row(name, teacher["figures"] if teacher else {}) for name in self.names]
 
     def seconds(self) -> float:
-        """Return how long all methods but the joint one took to make their students, all seeds together."""
+        """Return how long all methods but a search took to make their students, all seeds together."""
         kept = [result for job in self._jobs() if (result := self._result(*job)) is not None]
         return float(sum(result["figures"]["train_s"] for result in kept))
 
     def _jobs(self) -> list[tuple[str, int]]:
-        """Return every method but the joint one with every seed; the teacher has none."""
-        made = (name for name in self.names if name != JOINT)
+        """Return every method but a search with every seed; the teacher has none."""
+        made = (name for name in self.names if name not in SEARCHED)
         return [(name, seed) for name in made for seed in range(self.n_seeds if self.steps[name] else 1)]
 
     def _try(self, name: str, seed: int, label: str) -> None:

@@ -3,7 +3,8 @@
 What a trial reached is its attribute ``rungs``, so who is promoted is a fold of the study. A running trial's rungs are
 those it was promoted from. Whoever is not promoted is told as stopped, so that the strategy learns of it at once; if it
 is among the best later on, a new trial, which says whom it ``continues``, goes on from its weights. These lie in the
-run folder, those of the last few stopped only: a student whose weights are gone is trained from its beginning.
+run folder, those of the last few stopped only: a student whose weights are gone is trained in one go from its
+beginning to the rung it was on its way to.
 """
 
 import hashlib
@@ -65,11 +66,12 @@ class Rungs:
             whole: The task that would train it in one go.
         """
         rows = self._rows(number)
-        blobs = self._left_by(number, rows)
-        if blobs is None:  # all over again
+        if [row["rung"] for row in rows] != list(self.rungs[: len(rows)]):  # the recipe was changed: all over again
             self._record.annotate(number, {"rungs": []})
-            rows, blobs = [], {}
-        span = [rows[-1]["rung"] if rows else 0.0, self.rungs[len(rows)]]
+            rows = []
+        weights = self._left_by(number, rows)
+        span = [rows[-1]["rung"] if weights else 0.0, self.rungs[len(rows)]]
+        blobs = {"checkpoint": weights} if weights else {}
         return replace(whole, uid=f"{whole.uid}.{len(rows)}", spec={**whole.spec, "rung": span}, blobs=blobs)
 
     def settle(self, number: int, latency_ms: float, value: Mapping[str, Any]) -> bool:
@@ -126,16 +128,11 @@ class Rungs:
         for path in sorted(stopped, key=lambda path: path.stat().st_mtime_ns)[:-KEPT]:
             path.unlink()
 
-    def _left_by(self, number: int, rows: Sequence[Mapping[str, Any]]) -> dict[str, bytes] | None:
-        """Return what the last rung left for the next one; None when it is lost, damaged, or of other rungs."""
-        if [row["rung"] for row in rows] != list(self.rungs[: len(rows)]):
-            return None
-        digest = rows[-1]["checkpoint"] if rows else None
-        if digest is None:  # nothing was trained yet
-            return {}
+    def _left_by(self, number: int, rows: Sequence[Mapping[str, Any]]) -> bytes:
+        """Return the weights that the last rung left for the next one; nothing where none were trained or kept."""
         path = self._path(number)
-        content = path.read_bytes() if path.is_file() else b""
-        return {"checkpoint": content} if hashlib.sha256(content).hexdigest() == digest else None
+        content = path.read_bytes() if rows and path.is_file() else b""
+        return content if rows and hashlib.sha256(content).hexdigest() == rows[-1]["checkpoint"] else b""
 
 
 def student_of(trial: FrozenTrial) -> int:
