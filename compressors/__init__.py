@@ -23,5 +23,6 @@ COMPRESSORS = Table(
         "static_int8": "compressors.static_int8:StaticInt8",
         "weights_4bit": "compressors.weights_4bit:FourBitWeights",
         "half": "compressors.half:Half",
+        "torchao": "compressors.torchao:TorchAo",
     },
 )

@@ -3,8 +3,9 @@
 Hooks compute in torch only: nothing of them is in the weights, in a saved model or in an exported one.
 """
 
-from collections.abc import Sequence
-from typing import Any
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,8 @@ from compressors.base import Sample
 from compressors.calibration import Histogram, Range
 from compressors.schemes import Grid, Uniform, span
 from search_spaces.errors import DataError
+
+R = TypeVar("R", bound=Callable[[nn.Module, tuple[Any, ...]], Any])
 
 
 def collect(where: str, model: nn.Module, names: Sequence[str], batches: Sequence[Sample]) -> dict[str, Histogram]:
@@ -91,6 +94,40 @@ class RoundedInput:
         low, high = (float(end) for end in span(x.detach().float(), per_channel=False))
         old_low, old_high = self.ends or (low, high)
         self.ends = memory * old_low + (1 - memory) * low, memory * old_high + (1 - memory) * high
+
+
+class RoundedInputs(Generic[R]):
+    """What rounds the inputs of some layers: those that are given the very same tensor share a rounding.
+
+    A runtime rounds such a tensor once, e.g. what query, key and value of a layer read, so it has one range.
+
+    Attributes:
+        by_layer: Name of a layer -> what rounds its input; of those that were called.
+    """
+
+    def __init__(self, make: Callable[[torch.device], R]) -> None:
+        """Begin without any; ``make`` returns a forward pre-hook for inputs on a device."""
+        self.by_layer: dict[str, R] = {}
+        self._make = make
+        self._latest: tuple[weakref.ref[Tensor], R] | None = None
+
+    def hook(self, name: str) -> Callable[[nn.Module, tuple[Any, ...]], Any]:
+        """Return the forward pre-hook of one layer; another module in its place goes on with its rounding."""
+
+        def round_input(module: nn.Module, given: tuple[Any, ...]) -> Any:
+            """Return the inputs with the first one rounded."""
+            x, latest = given[0], self._latest
+            if name not in self.by_layer:
+                self.by_layer[name] = latest[1] if latest and latest[0]() is x else self._make(x.device)
+            self._latest = weakref.ref(x), self.by_layer[name]
+            return self.by_layer[name](module, given)
+
+        return round_input
+
+    @property
+    def all(self) -> list[R]:
+        """Return every rounding once."""
+        return list(dict.fromkeys(self.by_layer.values()))
 
 
 class _StraightThrough(torch.autograd.Function):

@@ -64,16 +64,33 @@ class Skip:
 
 @dataclass(frozen=True)
 class Report:
-    """What one compressor did to one model; nothing happens silently."""
+    """What one compressor did to one model; nothing happens silently.
+
+    Attributes:
+        compressor: Its name.
+        changed: What it changed.
+        skipped: What it left alone.
+        figures: Numbers by name.
+        ranges: Name of a layer -> least and largest input that a training rounded to, for whoever fixes such ranges.
+    """
 
     compressor: str
     changed: tuple[Change, ...] = ()
     skipped: tuple[Skip, ...] = ()
     figures: Mapping[str, float] = field(default_factory=dict)
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as plain JSON values."""
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> "Report":
+        """Return the report that `to_json` wrote, also before there were ``ranges``."""
+        changed = tuple(Change(**change) for change in told["changed"])
+        skipped = tuple(Skip(**skip) for skip in told["skipped"])
+        ranges = {layer: (low, high) for layer, (low, high) in told.get("ranges", {}).items()}
+        return cls(told["compressor"], changed, skipped, told["figures"], ranges)
 
 
 @runtime_checkable
@@ -208,7 +225,11 @@ class Inner:
 
 
 class ArtefactCompressor(Compressor, Protocol):
-    """Rewrites an exported ONNX model.
+    """Rewrites an exported model.
+
+    One that needs an optional package also has ``why_not() -> str | None``, a class method: what to install, or None.
+    One that fixes the ranges of activations also has ``take(ranges)``, called before `apply` with those that a
+    training found, see `Report`.
 
     Attributes:
         formats: The formats of artefacts, see `nas.devices.base.FILES`, that stay what they are when it rewrites them.
@@ -222,7 +243,7 @@ class ArtefactCompressor(Compressor, Protocol):
         """Return the compressed model; the argument is not changed.
 
         Args:
-            artefact: An ONNX file.
+            artefact: A file of one of the formats.
             run: For a method that has to see activations.
 
         Raises:

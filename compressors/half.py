@@ -12,7 +12,8 @@ import torch
 from onnx import TensorProto
 
 from compressors.base import Change, Run, Skip
-from compressors.onnx_rewrite import GraphCompressor, GraphRewrite
+from compressors.file_compressor import FileCompressor
+from compressors.onnx_rewrite import GraphRewrite
 from search_spaces.dimensions import Choice
 from search_spaces.errors import ConfigError
 from search_spaces.registry import unknown_name
@@ -33,7 +34,7 @@ FORMATS = {
 SMALLEST = 256  # constants of fewer numbers stay: the node that casts them back would weigh as much as they save
 
 
-class Half(GraphCompressor):
+class Half(FileCompressor):
     """Float32 constants are stored as float16 (11 bits of precision, up to 65504) or bfloat16 (8 bits, any float32).
 
     Source: IEEE 754-2019, sec. 3.6 (binary16); Kalamkar et al. 2019, https://arxiv.org/abs/1905.12322 (bfloat16).

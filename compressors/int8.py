@@ -11,14 +11,15 @@ import numpy as np
 from onnx import NodeProto, TensorProto
 
 from compressors.base import Run
-from compressors.onnx_rewrite import GraphCompressor, GraphRewrite
+from compressors.file_compressor import FileCompressor
+from compressors.onnx_rewrite import GraphRewrite
 from search_spaces.dimensions import Choice
 from search_spaces.space import Condition, Space
 
 LEVELS = 127  # symmetric: -127..127
 
 
-class DynamicInt8(GraphCompressor):
+class DynamicInt8(FileCompressor):
     """Constant matrices of MatMul and constant tables of Gather become int8; everything else stays as it is.
 
     Source: Jacob et al. 2018, https://arxiv.org/abs/1712.05877, sec. 2.1, with zero points of 0 for the weights.

@@ -5,14 +5,14 @@ Gather from a constant table; exclusions are patterns of node names.
 """
 
 from collections import Counter, defaultdict
-from fnmatch import fnmatchcase
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from compressors.base import Change, Phase, Report, Run, Skip
+from compressors.base import Change, Skip
+from compressors.file_compressor import Exclusion
 from search_spaces.errors import ConfigError
 
 MICROSOFT = "com.microsoft"  # the domain of ONNX Runtime's own operators
@@ -26,7 +26,7 @@ class GraphRewrite:
         """Read the file; ``exclude`` holds patterns of node names, separated by commas."""
         self.method, self.model = method, onnx.load_model_from_string(artefact)
         self.graph = self.model.graph
-        self.patterns = [pattern.strip() for pattern in exclude.split(",") if pattern.strip()]
+        self.exclusion = Exclusion(method, exclude)
         self.constants = {tensor.name: tensor for tensor in self.graph.initializer}
         self.nodes: list[NodeProto] = []
         self.made: set[str] = set()  # outputs of the new nodes
@@ -34,6 +34,7 @@ class GraphRewrite:
         self.absorbed: set[str] = set()  # outputs of nodes whose work another node does now
         self.changed: list[Change] = []
         self.skipped: list[Skip] = []
+        self.figures: dict[str, float] = {}
 
     def matmul(self, node: NodeProto) -> None:
         """Replace a MatMul that `why_not` has nothing against."""
@@ -56,8 +57,7 @@ class GraphRewrite:
             return f"its weight is not a float32 matrix but type {weight.data_type} of shape {tuple(weight.dims)}"
         if node.op_type == "Gather" and any(a.name == "axis" and a.i != 0 for a in node.attribute):
             return "it gathers along another axis than 0"
-        pattern = next((p for p in self.patterns if fnmatchcase(name_of(node), p)), None)
-        return None if pattern is None else f"excluded by {pattern!r}"
+        return self.exclusion.why_not(name_of(node))
 
     def run(self) -> bytes:
         """Return the file after replacing what can be replaced, without the constants nobody reads any more.
@@ -65,7 +65,8 @@ class GraphRewrite:
         Raises:
             ConfigError: An exclusion matches nothing, or nothing can be replaced.
         """
-        self._check_patterns()
+        nodes = [node for node in self.graph.node if node.op_type in WEIGHT_INPUT]
+        self.exclusion.check([name_of(node) for node in nodes], "nodes")
         self.replace()
         if not self.changed:
             raise self.nothing_changed()
@@ -109,16 +110,6 @@ class GraphRewrite:
         weight = self.constants[node.input[WEIGHT_INPUT[node.op_type]]]
         self.changed.append(Change(name_of(node), 4 * int(np.prod(weight.dims)), size_bytes))
 
-    def _check_patterns(self) -> None:
-        """Refuse exclusions that match no node with weights."""
-        names = [name_of(node) for node in self.graph.node if node.op_type in WEIGHT_INPUT]
-        for pattern in self.patterns:
-            if not any(fnmatchcase(name, pattern) for name in names):
-                raise ConfigError(
-                    f"{self.method}.exclude: {pattern!r} matches none of {len(names)} nodes; there are "
-                    f"{', '.join(names[:3])} and so on. Use their names or patterns of them."
-                )
-
     def nothing_changed(self) -> ConfigError:
         """Return the error of a graph without anything to replace."""
         first = f"; first: {self.skipped[0].where}, {self.skipped[0].why}" if self.skipped else ""
@@ -140,49 +131,6 @@ class GraphRewrite:
         self.graph.value_info.extend(typed)
 
 
-class GraphCompressor:
-    """A compressor that rewrites the graph in one pass, unless it is not enabled."""
-
-    name: ClassVar[str]
-    stage: ClassVar[Literal["artefact"]] = "artefact"
-    phase: ClassVar[Phase] = "bits"
-    formats: ClassVar[tuple[str, ...]] = ("onnxruntime",)
-    same_cost: ClassVar[tuple[str, ...]] = ()
-    enabled: bool
-
-    def __init__(self) -> None:
-        """Begin without a report."""
-        self._report = Report(self.name)
-
-    def rewrite(self, artefact: bytes, run: Run | None) -> GraphRewrite:
-        """Return the pass over one file."""
-        raise NotImplementedError
-
-    def apply(self, artefact: bytes, run: Run | None = None) -> bytes:
-        """Return the compressed model; the argument is not changed.
-
-        Args:
-            artefact: An ONNX file.
-            run: For a method that has to see activations.
-
-        Raises:
-            ConfigError: The model holds nothing that can be compressed so, or ``run`` is missing where it is needed.
-        """
-        if not self.enabled:
-            skipped = (Skip("model", f"{self.name} is not enabled"),)
-            self._report = Report(self.name, skipped=skipped, figures=_sizes(artefact, artefact))
-            return artefact
-        rewrite = self.rewrite(artefact, run)
-        result = rewrite.run()
-        figures = {**_sizes(artefact, result), "nodes_quantized": float(len(rewrite.changed))}
-        self._report = Report(self.name, tuple(rewrite.changed), tuple(rewrite.skipped), figures)
-        return result
-
-    def report(self) -> Report:
-        """Return every replaced and skipped node of the latest `apply`; figures are bytes of the whole file."""
-        return self._report
-
-
 def readers(graph: onnx.GraphProto) -> dict[str, list[NodeProto]]:
     """Return the nodes that read each value."""
     found: dict[str, list[NodeProto]] = defaultdict(list)
@@ -196,8 +144,3 @@ def name_of(node: NodeProto) -> str:
     """Return the node's name, or what it computes where it has none."""
     name: str = node.name or node.output[0]
     return name
-
-
-def _sizes(before: bytes, after: bytes) -> dict[str, float]:
-    """Return the bytes of both files."""
-    return {"bytes_before": float(len(before)), "bytes_after": float(len(after))}

@@ -4,12 +4,13 @@ Knows modules and training hooks; not losses. In bfloat16 training the weights a
 student's own, and the result is cast: a level is then off by bfloat16's error, below 0.4 %, until training ends.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from compressors.activations import RoundedInput
+from compressors.activations import RoundedInput, RoundedInputs
 from compressors.base import Change, Inner, Phase, Report, Skip
 from compressors.learned_range import LearnedRange
 from compressors.learned_step import LearnedStep
@@ -22,14 +23,15 @@ from search_spaces.space import Condition, Space
 
 KNOWN = ("none", *SCHEMES, "lsq")
 MODES = ("none", "dynamic", "moving", "learned")
-MEMORY = 0.99  # of moving ranges
+MEMORY = 0.99  # of moving ranges, each time a layer is called
 
 
 class QuantizationAware(Inner):
     """Round the weights of Linear and Conv2d in every step, and on request what enters them.
 
     The gradient of a rounded weight is taken as that of the weight. At the end the student keeps its rounded weights:
-    what is exported is what was trained. Inputs are rounded in training only; a runtime rounds its own.
+    what is exported is what was trained. Inputs are rounded in training only; a runtime rounds its own. Ranges that
+    are the same for all batches at the end (``moving``, ``learned``) are in the report, and `static_int8` fixes them.
 
     Source: Bengio et al. 2013, https://arxiv.org/abs/1308.3432 (straight through); Jacob et al. 2018,
     https://arxiv.org/abs/1712.05877, sec. 3 (activations); ``lsq``: `compressors.learned_step`; ``learned``:
@@ -80,7 +82,7 @@ class QuantizationAware(Inner):
         self._twin: nn.Module | None = None  # the one that has hooks
         self._layers: list[str] = []
         self._learned: dict[str, LearnedStep] = {}
-        self._inputs: dict[str, RoundedInput | LearnedRange] = {}
+        self._inputs: RoundedInputs[RoundedInput | LearnedRange] = RoundedInputs(self._rounding)
         self._optimizer: torch.optim.Optimizer | None = None  # of learned ranges
         self._step = self._n_steps = 0
 
@@ -126,7 +128,8 @@ class QuantizationAware(Inner):
             ConfigError: No layer can be quantized.
         """
         self._student, self._n_steps, self._step = student, n_steps, 0
-        self._twin, self._optimizer, self._layers, self._learned, self._inputs = None, None, [], {}, {}
+        self._twin, self._optimizer, self._layers, self._learned = None, None, [], {}
+        self._inputs = RoundedInputs(self._rounding)
         if self.rewrites:
             self._layers = list(quantizable(self.name, student, self.embeddings))
 
@@ -154,13 +157,7 @@ class QuantizationAware(Inner):
         lr = float(optimizer.param_groups[0]["lr"])
         for learned in self._learned.values():
             learned.update(lr)
-        if self._optimizer is not None:
-            self._optimizer.param_groups[0]["lr"] = lr
-            self._optimizer.step()
-            self._optimizer.zero_grad()
-            for given in self._inputs.values():
-                assert isinstance(given, LearnedRange)
-                given.stay_open()
+        self._move_ranges([given for given in self._inputs.all if isinstance(given, LearnedRange)], lr)
         self._step = step + 1
         return False
 
@@ -183,9 +180,9 @@ class QuantizationAware(Inner):
         if self.scheme != "none":
             changed += [Change(f"{name}.weight", 32, self.bits) for name in weights]
             packed = {n: self._scheme.packed_bits(w, self.bits, self._has_channels(n)) for n, w in weights.items()}
-        changed += [Change(f"{name}.input", 32, self.activation_bits) for name in self._inputs]
+        changed += [Change(f"{name}.input", 32, self.activation_bits) for name in self._inputs.by_layer]
         skipped = (*self._why_not_kept(), *untouched(self._student, weights))
-        return Report(self.name, tuple(changed), skipped, size_figures(self._student, weights, packed))
+        return Report(self.name, tuple(changed), skipped, size_figures(self._student, weights, packed), self._ranges())
 
     def _has_channels(self, name: str) -> bool:
         """Return whether a layer has a scale for each output channel."""
@@ -204,13 +201,26 @@ class QuantizationAware(Inner):
         for name in self._layers:
             module = twin.get_submodule(name)
             if isinstance(module, LAYERS):
-                if name not in self._inputs:
-                    self._inputs[name] = self._rounding(_weight(twin, name).device)
-                module.register_forward_pre_hook(self._inputs[name])
+                module.register_forward_pre_hook(self._inputs.hook(name))
         self._twin = twin
-        moved = [given.moved for given in self._inputs.values() if isinstance(given, LearnedRange)]
-        if moved and self._optimizer is None:
-            self._optimizer = torch.optim.Adam(moved)
+
+    def _move_ranges(self, learned: Sequence[LearnedRange], lr: float) -> None:
+        """Move learned ranges by their gradients; which there are is known after the first batch."""
+        if not learned:
+            return
+        if self._optimizer is None:
+            self._optimizer = torch.optim.Adam([given.moved for given in learned])
+        self._optimizer.param_groups[0]["lr"] = lr
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        for given in learned:
+            given.stay_open()
+
+    def _ranges(self) -> dict[str, tuple[float, float]]:
+        """Return the least and largest value that a layer's input is rounded to, where every batch has the same."""
+        with torch.no_grad():
+            found = {name: given.ends for name, given in self._inputs.by_layer.items()}
+        return {name: (float(ends[0]), float(ends[1])) for name, ends in found.items() if ends is not None}
 
     def _rounding(self, device: torch.device) -> RoundedInput | LearnedRange:
         """Return what rounds the inputs of one layer."""
@@ -222,8 +232,9 @@ class QuantizationAware(Inner):
     def _why_not_kept(self) -> list[Skip]:
         """Return what the student does not keep, or what no runtime does faster."""
         found = []
-        if self._inputs:
-            found.append(Skip("activations", "rounded in training only: a runtime rounds with ranges of its own"))
+        if self._inputs.by_layer:
+            whose = "the ranges of training, if static_int8 follows" if self._ranges() else "ranges of its own"
+            found.append(Skip("activations", f"rounded in training only: a runtime rounds with {whose}"))
         if self.scheme == "lsq":
             found.append(Skip("runtime", "simulated: an artefact chooses its own scales and rounds once more"))
         elif self.scheme != "none" and not self._scheme.has_runtime(self.bits):

@@ -10,10 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 import onnx
+import torch
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 from safetensors.numpy import load
 
 from compressors.blocks import unpack
+from compressors.torch_file import INTEGERS, SCALE
 
 ZLIB_LEVEL = 6  # what zip, gzip and most package formats use
 
@@ -113,11 +115,16 @@ def sizes_of_artefact(artefact: bytes) -> Sizes:
 
 def _plain_sizes(artefact: bytes) -> tuple[TensorSize, ...]:
     """Return the tensors of a safetensors file."""
-    tensors = load(artefact).items()
-    return tuple(
-        TensorSize(name, values.shape, str(values.dtype), values.size, int(np.count_nonzero(values)), values.nbytes)
-        for name, values in tensors
-    )
+    return tuple(_plain_size(name, values) for name, values in load(artefact).items())
+
+
+def _plain_size(name: str, values: np.ndarray) -> TensorSize:
+    """Return what a tensor weighs; the integers of a rounded weight are zero at 0, 4-bit levels at 8."""
+    weights = values
+    if name.endswith(INTEGERS[torch.uint8]):
+        weights = unpack(values, 4, 2 * values.shape[-1]).astype(np.int8) - 8
+    n, nonzeros = (0, 0) if name.endswith(SCALE) else (weights.size, int(np.count_nonzero(weights)))
+    return TensorSize(name, weights.shape, str(values.dtype), n, nonzeros, values.nbytes)
 
 
 class _Graph:

@@ -12,7 +12,8 @@ from onnx import NodeProto
 
 from compressors.base import Run
 from compressors.blocks import pack, quantize_blocks
-from compressors.onnx_rewrite import MICROSOFT, WEIGHT_INPUT, GraphCompressor, GraphRewrite
+from compressors.file_compressor import FileCompressor
+from compressors.onnx_rewrite import MICROSOFT, WEIGHT_INPUT, GraphRewrite
 from search_spaces.dimensions import Choice
 from search_spaces.errors import ConfigError
 from search_spaces.registry import unknown_name
@@ -23,7 +24,7 @@ SMALLEST_BLOCK = 16  # what both operators take
 INTEGER_ACTIVATIONS = 4  # MatMulNBits' accuracy_level: inputs may be rounded to int8 block by block inside the product
 
 
-class FourBitWeights(GraphCompressor):
+class FourBitWeights(FileCompressor):
     """Matrices of MatMul become 4-bit and tables of Gather 4- or 8-bit, with a float32 scale for each block.
 
     A block is ``block`` weights of one column of a matrix, or of one row of a table.

@@ -17,7 +17,7 @@ from launch.lab_recipe import lab_recipe
 from launch.occupied import occupied
 from launch.process import quiet_libraries, short, stoppable
 from launch.step_list import wanted_steps
-from launch.terminal import make_progress
+from launch.terminal import make_progress, show_result
 from nas.checkpoint import weights_of
 from nas.devices.base import FILES
 from nas.devices.settings import check_fits
@@ -64,14 +64,7 @@ def compress(
             return 130
         finally:
             progress.close()
-    console = Console()
-    if as_json:
-        console.print_json(json.dumps(measures.to_json(), allow_nan=False))
-        return 0
-    for table in tables(measures, recipe):
-        console.print(table)
-    console.print(f"student: {short(target)}", soft_wrap=True, markup=False)
-    return 0
+    return show_result(measures.to_json(), tables(measures, recipe), target, as_json)
 
 
 def _work(recipe: Recipe, folder: RunFolder, progress: Progress, steps: Sequence[Step], target: Path) -> Measures:

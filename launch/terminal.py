@@ -3,10 +3,12 @@
 Knows when to print, `launch.live_view` what a moment looks like; news is also kept in the run's log file.
 """
 
+import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.constrain import Constrain
@@ -15,6 +17,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from launch.live_view import Clock, best_of, counts, live_view, time_left
+from launch.process import short
 from nas.progress import Snapshot
 
 PLAIN_EVERY_S = 5.0
@@ -29,6 +32,25 @@ def make_progress(log: Path | None = None, console: Console | None = None) -> "R
     """
     console = console or Console(highlight=False)
     return RichProgress(console, log) if console.is_terminal else PlainProgress(console, log)
+
+
+def show_result(told: Mapping[str, Any], tables: Iterable[RenderableType], target: Path, as_json: bool) -> int:
+    """Print what a command made, as JSON and nothing else or as tables and where it lies; return the exit code.
+
+    Args:
+        told: JSON values.
+        tables: The same for people.
+        target: The student's folder.
+        as_json: Which of both.
+    """
+    console = Console()
+    if as_json:
+        console.print_json(json.dumps(told, allow_nan=False))
+        return 0
+    for table in tables:
+        console.print(table)
+    console.print(f"student: {short(target)}", soft_wrap=True, markup=False)
+    return 0
 
 
 class Relay(logging.Handler):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from compressors.base import Change, Report, Sample, Skip
+from compressors.base import Report, Sample
 from nas.checkpoint import load_checkpoint, save_checkpoint
 from nas.files import MANIFEST, atomic_write, check_manifest, read_json, write_json, write_manifest
 from nas.spelling import Spelling, with_content
@@ -41,7 +41,7 @@ class Cache:
             return None
         told = read_json(entry / "state.json")
         model, _ = load_checkpoint((entry / "model.safetensors").read_bytes())
-        reports = tuple(_report(report) for report in told["reports"])
+        reports = tuple(Report.from_json(report) for report in told["reports"])
         return State(model, reports, told["seconds"], self._spelling(told["spelling"]))
 
     def _spelling(self, told: Mapping[str, Any] | None) -> Spelling | None:
@@ -87,10 +87,3 @@ def _told(spelling: Spelling | None) -> dict[str, Any] | None:
     if spelling is None:
         return None
     return {"kept": spelling.kept.tolist(), "tokenizer": spelling.after.backend_tokenizer.to_str()}
-
-
-def _report(told: Mapping[str, Any]) -> Report:
-    """Return the report that `Report.to_json` wrote."""
-    changed = tuple(Change(**change) for change in told["changed"])
-    skipped = tuple(Skip(**skip) for skip in told["skipped"])
-    return Report(told["compressor"], changed, skipped, told["figures"])

@@ -265,7 +265,7 @@ def _finish(lab: Lab, steps: tuple[Step, ...], state: State, seed: int, reused: 
     clock = Stopwatch()
     last = [step.bind() for step in steps if step.stage == "artefact"]
     run = runner(lab.device, state.tokens(calibration_rows(lab.corpus.train, seed)))
-    artefact = compress(lab.device.export(state.model), last, run)
+    artefact = compress(lab.device.export(state.model), last, run, state.reports)
     clock.lap("export")
     return Compressed(
         steps=steps,

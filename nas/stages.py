@@ -124,10 +124,22 @@ def training_of(compressors: Sequence[Compressor]) -> list[TrainingCompressor]:
     return [cast(TrainingCompressor, compressor) for compressor in compressors if compressor.stage == "training"]
 
 
-def compress(artefact: bytes, compressors: Sequence[Compressor], run: Run | None = None) -> bytes:
-    """Return the exported model after every compressor of the stage ``artefact``, in order."""
+def compress(
+    artefact: bytes, compressors: Sequence[Compressor], run: Run | None = None, reports: Sequence[Report] = ()
+) -> bytes:
+    """Return the exported model after every compressor of the stage ``artefact``, in order.
+
+    Args:
+        artefact: The exported model.
+        compressors: Of any stage, unused so far.
+        run: Shows activations.
+        reports: Of what was done to the model before: a method that fixes ranges takes those that training found.
+    """
+    ranges = {layer: ends for report in reports for layer, ends in report.ranges.items()}
     for compressor in compressors:
         if compressor.stage == "artefact":
+            if hasattr(compressor, "take"):
+                compressor.take(ranges)
             artefact = cast(ArtefactCompressor, compressor).apply(artefact, run)
     return artefact
 

@@ -65,7 +65,7 @@ def train_student(task: Task, bundle: Bundle) -> dict[str, Any]:
     final = bench.finish(replace(state, model=student.eval()), plan)
     scored = spelled if final.spelling is state.spelling else _spelled(bundle, final)
     run = bench.runner(CALIBRATION_ROWS, final)
-    artefact = compress(bench.device.export(final.model), plan.artefact, run)
+    artefact = compress(bench.device.export(final.model), plan.artefact, run, final.reports)
     clock.lap("export")
     metrics = {
         "accuracy": _accuracy(bench, artefact, scored.validation),

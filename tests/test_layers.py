@@ -24,6 +24,7 @@ ROOMS = {
     "onnx": ("nas/devices/*", "launch/export*", *ARTEFACT),
     "onnxruntime": ("nas/devices/*", "launch/export*"),
     "openvino": ("nas/devices/openvino_program.py",),
+    "torchao": ("compressors/torchao_layers.py",),
 }
 LAZY_IMPORTS = {  # file::function -> what it imports when called, and nothing else in a function
     "nas/__init__.py::load_student": {"nas.student"},

@@ -12,7 +12,7 @@ from compressors import COMPRESSORS
 from nas.devices import BACKENDS
 from nas.devices.base import Device, Workload
 from nas.recipe import DeviceSettings
-from search_spaces.errors import ConfigError
+from search_spaces.errors import ConfigError, MissingDependencyError
 from search_spaces.registry import unknown_name
 
 BUILT_IN = {"cpu": "onnxruntime", "torch": "torch", "openvino": "openvino"}
@@ -65,7 +65,7 @@ def check_device(settings: DeviceSettings, is_here: bool) -> None:
 
 
 def check_fits(settings: DeviceSettings, compressors: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse compressors that rewrite other artefacts than the device's.
+    """Refuse compressors that rewrite other artefacts than the device's, or need a package that is not installed.
 
     Args:
         settings: Resolved.
@@ -73,15 +73,19 @@ def check_fits(settings: DeviceSettings, compressors: Mapping[str, Mapping[str, 
 
     Raises:
         ConfigError: One line with both, and what to leave out.
+        MissingDependencyError: One line with what to install.
     """
     made = open_device(settings).format
-    for name, knobs in compressors.items():
-        formats = getattr(COMPRESSORS.load(name), "formats", (made,))
-        if made not in formats and knobs.get("enabled", True) is not False:
+    for name in [name for name, knobs in compressors.items() if knobs.get("enabled", True) is not False]:
+        row = COMPRESSORS.load(name)
+        formats = getattr(row, "formats", (made,))
+        if made not in formats:
             raise ConfigError(
                 f"compress.{name}: rewrites {' and '.join(formats)} files, device {settings.name!r} runs {made} files; "
                 f"leave {name} out, or choose a device of another backend. In a recipe: {name}: {{enabled: false}}"
             )
+        if hasattr(row, "why_not") and (why := row.why_not()) is not None:
+            raise MissingDependencyError(f"compress.{name}: {why}")
 
 
 def workload_of(settings: DeviceSettings, tokens: int) -> Workload:

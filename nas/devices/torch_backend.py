@@ -14,9 +14,9 @@ from typing import ClassVar, ParamSpec, TypeVar
 import torch
 from pydantic import BaseModel, Field
 
+from compressors.torch_file import to_blob
 from nas.devices.base import Format, Measurement, Workload
 from nas.devices.host import HostDevice
-from nas.devices.torch_program import to_blob
 from nas.recipe import Section
 from search_spaces.errors import ConfigError
 from search_spaces.families.encoder_model import TextEncoder

@@ -1,21 +1,18 @@
-"""A text encoder in torch itself, eager or compiled; its artefact is a safetensors file with the shape as metadata.
+"""A text encoder in torch itself, eager or compiled.
 
-Knows modules; not devices' names, not threads.
+Knows modules; not devices' names, not threads, not what is in the file.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save
 
+from compressors.torch_file import from_blob
 from nas.devices.program import Feed, Port, RefusalError, refuse
-from search_spaces.errors import NasError
-from search_spaces.families.encoder_model import EncoderConfig, TextEncoder
+from search_spaces.errors import ConfigError, NasError
+from search_spaces.families.encoder_model import TextEncoder
 
 Inputs = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
 
@@ -67,15 +64,8 @@ class TorchProgram:
         return given["input_ids"], given["attention_mask"] if is_padded else None, given.get("token_type_ids")
 
 
-def to_blob(model: TextEncoder) -> bytes:
-    """Return a model as one safetensors file: its weights, and its shape as JSON in the metadata."""
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    content: bytes = save(weights, metadata={"config": json.dumps(model.config.to_json())})
-    return content
-
-
 def load(artefact: bytes, threads: int, options: Mapping[str, Any]) -> TorchProgram:
-    """Return the model of a file that `to_blob` wrote.
+    """Return the model of a file that `compressors.torch_file.to_blob` wrote.
 
     Args:
         artefact: The file.
@@ -83,13 +73,17 @@ def load(artefact: bytes, threads: int, options: Mapping[str, Any]) -> TorchProg
         options: ``device`` (default cpu) and ``compile`` (default false).
 
     Raises:
-        RefusalError: The file is none, or its weights and shape do not belong together.
+        MissingDependencyError: Its weights are rounded, and torchao is not installed.
+        RefusalError: The file is none, its weights and shape do not belong together, or it is not for the device.
     """
     try:
-        size = int.from_bytes(artefact[:8], "little")
-        metadata = json.loads(artefact[8 : 8 + size]).get("__metadata__", {})
-        model = TextEncoder(EncoderConfig.from_json(json.loads(metadata["config"])))
-        model.load_state_dict(load_tensors(artefact))
-    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        refuse(f"no text encoder in safetensors ({type(error).__name__}: {error})")
+        model, rounding = from_blob("artefact", artefact)
+    except ConfigError as error:
+        raise RefusalError(str(error)) from error
+    scheme = rounding.get("scheme")
+    if scheme == "int4_weights" and options.get("device", "cpu") != "cpu":
+        refuse(f"4-bit weights run on processors only, device.options.device is {options['device']!r}")
+    if scheme == "int8_dynamic" and options.get("compile", False):
+        # torch 2.13 on a processor: garbage where a Linear of x[:, :1] meets a sum, as in the last layer
+        refuse("compiled int8_dynamic gives wrong answers; set device.options.compile to false or use int8_weights")
     return TorchProgram(model, options)

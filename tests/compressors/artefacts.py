@@ -9,10 +9,12 @@ from onnx import NodeProto, numpy_helper
 
 from compressors.base import Run
 from nas.devices.onnxruntime_backend import OnnxRuntime
+from nas.devices.torch_backend import TorchEager
 from nas.recipe import DeviceSettings
 from tests.compressors.encoders import encoder, texts
 
 DEVICE = OnnxRuntime(DeviceSettings())
+TORCH = TorchEager(DeviceSettings(name="torch", backend="torch"))
 
 
 @cache

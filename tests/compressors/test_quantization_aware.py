@@ -141,7 +141,7 @@ def test_what_an_earlier_compressor_rewrote_is_rounded_and_not_undone(scheme, dt
 def test_learned_ranges_move_at_the_learning_rate_and_go_on_in_a_new_twin():
     student, quantization = encoder(), QuantizationAware(activations="learned", activation_bits=3)
     train(student, [quantization], 5, lr=3e-3, end=False)
-    ranges = quantization._inputs
+    ranges = quantization._inputs.by_layer
     assert set(ranges) == {change.where.removesuffix(".input") for change in quantization.report().changed} - {
         f"{name}.weight" for name in quantization._layers
     }
@@ -150,6 +150,27 @@ def test_learned_ranges_move_at_the_learning_rate_and_go_on_in_a_new_twin():
     assert (moved.abs().amax(1) > 0).all()
     quantization.rewrite(copy.deepcopy(student))
     assert all(torch.equal(given.moved, before) for given, before in zip(ranges.values(), moved, strict=True))
+
+
+@pytest.mark.parametrize("activations", ["learned", "moving"])
+def test_layers_that_read_one_tensor_share_a_range_as_they_do_in_a_runtime(activations):
+    student, quantization = encoder(), QuantizationAware(activations=activations)
+    train(student, [quantization], 3)
+    given = quantization._inputs.by_layer
+    first, last = ([given[f"layers.{i}.{name}"] for name in ("query", "key", "value")] for i in (0, 1))
+    assert first[0] is first[1] is first[2]
+    assert last[0] is not last[1] is last[2]  # the last layer asks for the first token only
+    assert len(set(given.values())) == len(given) - 3
+    ranges = quantization.report().ranges
+    assert set(ranges) == set(given)
+    assert all(low < high for low, high in ranges.values())
+
+
+@pytest.mark.parametrize("activations", ["none", "dynamic"])
+def test_ranges_that_every_batch_has_anew_are_not_handed_on(activations):
+    quantization = QuantizationAware(activations=activations)
+    train(encoder(), [quantization], 2)
+    assert quantization.report().ranges == {}
 
 
 def test_frozen_weights_are_rounded_once_and_stay():

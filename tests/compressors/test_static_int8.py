@@ -1,11 +1,21 @@
+import copy
+
 import numpy as np
 import pytest
 
 from compressors.calibration import RANGES
+from compressors.distillation import Distillation
+from compressors.quantization_aware import QuantizationAware
 from compressors.static_int8 import StaticInt8
+from nas.bundle import Outputs
 from nas.data.tokens import Tokens
+from nas.distill import distill
+from nas.outputs import accuracy, predict_logits
+from nas.recipe import TrainSettings
 from search_spaces.errors import ConfigError, DataError
+from search_spaces.families.encoder_model import TextEncoder
 from tests.compressors.artefacts import DEVICE, artefact, calibration_run, constants, error, logits, nodes
+from tests.compressors.encoders import encoder, texts
 
 
 @pytest.mark.parametrize("calibration", RANGES)
@@ -106,3 +116,77 @@ def test_a_model_with_nothing_left_to_quantize_is_refused() -> None:
 
 def test_logits_are_finite() -> None:
     assert np.isfinite(logits(StaticInt8().apply(artefact(), calibration_run(1)))).all()
+
+
+def learned(activations: str = "learned") -> tuple[TextEncoder, QuantizationAware]:
+    """A student that learned to tell even from odd tokens while all that int8 rounds was rounded."""
+    tokens, student = texts(1500, seed=2), encoder()
+    teacher = Outputs(np.where(np.eye(2)[tokens.labels] > 0, 3.0, -3.0).astype(np.float16))
+    training = QuantizationAware(activations=activations, embeddings=True)
+    settings = TrainSettings(epochs=8, lr=3e-3, batch_size=32, precision="fp32", train_embeddings=True)
+    distill(student, tokens, teacher, settings, seed=0, loss=Distillation(), compressors=[training])
+    return student.eval(), training
+
+
+LAYERS = {  # what a matrix of the file is of
+    **{f"layers.0.{name}": f"layers.0.{name}" for name in ("out", "up", "down")},
+    **{f"layers.1.{name}": f"layers.1.{name}" for name in ("query", "out", "up", "down")},
+    **{f"head.{name}": f"head.{name}" for name in ("dense", "out")},
+    "layers.0.query_key_value": "layers.0.key",
+    "layers.1.key_value": "layers.1.value",
+}
+
+
+@pytest.mark.parametrize("activations", ["learned", "moving"])
+def test_ranges_that_training_found_are_those_of_the_file(activations: str) -> None:
+    student, training = learned(activations)
+    compressor = StaticInt8()
+    compressor.take(training.report().ranges)
+    file = compressor.apply(DEVICE.export(student))  # no rows needed
+    products = nodes(file, "MatMulIntegerToFloat")
+    matrices = [node.input[1].removesuffix(".weight_columns_quantized") for node in products]
+    assert set(matrices) == set(LAYERS)
+    stored = constants(file)
+    for matrix, node in zip(matrices, products, strict=True):
+        low, high = training.report().ranges[LAYERS[matrix]]
+        scale, zero = stored[node.input[2]], stored[node.input[4]]
+        assert scale == np.float32((max(high, 0) - min(low, 0)) / 255)
+        assert abs(-min(low, 0) / scale - zero) <= 0.5
+    assert compressor.report().figures["ranges_learned"] == len(LAYERS)
+
+
+def test_the_file_with_learned_ranges_labels_what_training_simulated() -> None:
+    student, training = learned()
+    simulated = copy.deepcopy(student)
+    for name, given in training._inputs.by_layer.items():
+        simulated.get_submodule(name).register_forward_pre_hook(given)
+    compressor = StaticInt8()
+    compressor.take(training.report().ranges)
+    file, fresh = compressor.apply(DEVICE.export(student)), texts(1500, seed=3)
+    said, expected = DEVICE.predict(file, fresh, 8), predict_logits(simulated, fresh)
+    assert accuracy(expected, fresh) > 0.9
+    assert abs(accuracy(said, fresh) - accuracy(expected, fresh)) <= 0.002
+    calibrated = DEVICE.predict(StaticInt8().apply(DEVICE.export(student), calibration_run()), fresh, 8)
+    assert np.abs(said - expected).mean() < np.abs(calibrated - expected).mean()
+
+
+def test_inputs_without_a_learned_range_are_calibrated_as_ever() -> None:
+    compressor = StaticInt8()
+    compressor.take({"head.out": (-0.5, 0.25), "no.such.layer": (0.0, 1.0)})
+    with pytest.raises(ConfigError, match="run is None"):
+        compressor.apply(artefact())
+    mixed, plain = compressor.apply(artefact(), calibration_run()), StaticInt8().apply(artefact(), calibration_run())
+    names = [name for name in constants(plain) if name.endswith("_static_scale")]
+    differ = [name for name in names if constants(mixed)[name] != constants(plain)[name]]
+    assert [float(constants(mixed)[name]) for name in differ] == [pytest.approx(0.75 / 255)]
+    assert compressor.report().figures["ranges_learned"] == 1
+
+
+def test_a_range_that_does_not_reach_zero_is_widened_to_it() -> None:
+    compressor = StaticInt8()
+    compressor.take({"head.out": (0.5, 0.75)})
+    file = compressor.apply(artefact(), calibration_run())
+    products = nodes(file, "MatMulIntegerToFloat")
+    (product,) = [node for node in products if "head.out.weight_columns_quantized" in node.input]
+    assert constants(file)[product.input[2]] == np.float32(0.75 / 255)
+    assert constants(file)[product.input[4]] == 0

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import torch
 from onnx import NodeProto, numpy_helper
+from safetensors.numpy import load
 from torch import Tensor, nn
 
 from compressors.base import Change, Report, Skip
@@ -148,9 +149,13 @@ def unreported(before: nn.Module, after: nn.Module, report: Report) -> list[str]
 
 
 class Graph:
-    """The nodes and constants of a file."""
+    """The nodes and constants of a file; those of the torch runtime have constants only."""
 
     def __init__(self, file: bytes) -> None:
+        if file[8:9] == b"{":
+            self.nodes, self.constants = {}, load(file)
+            self.n_bytes = {name: values.nbytes for name, values in self.constants.items()}
+            return
         graph = onnx.load_model_from_string(file).graph
         self.nodes: dict[str, NodeProto] = {node.name: node for node in graph.node}
         self.constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}

@@ -9,6 +9,7 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 import onnxruntime
+import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ from search_spaces.errors import ConfigError
 from search_spaces.families.encoder_hf import from_hf
 from search_spaces.families.encoder_model import TextEncoder
 from search_spaces.seeding import rng_for
-from tests.compressors.artefacts import DEVICE
+from tests.compressors.artefacts import DEVICE, TORCH
 from tests.compressors.tiny_cnn import cnn, pictures
 from tests.conftest import WORDS, tiny_tokenizer
 
@@ -146,19 +147,23 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         text = Text.of(folder)
         rows = runner(DEVICE, calibration_rows(text.tokens, 0))
-        predict = partial(DEVICE.predict, tokens=text.tokens, batch=8)
+        predict, in_torch = (partial(device.predict, tokens=text.tokens, batch=8) for device in (DEVICE, TORCH))
+        pictures_file = File(convolution(), _answers, lambda file: iter([_outputs(file)]))
         self._subjects: dict[tuple[str, str], Any] = {
             ("model", "encoder"): text,
             ("model", "cnn"): Pictures(cnn()),
             ("training", "encoder"): text,
             ("artefact", "encoder"): File(DEVICE.export(text.model), predict, rows),
-            ("artefact", "cnn"): File(convolution(), _answers, lambda file: iter([_outputs(file)])),
+            ("artefact", "cnn"): pictures_file,
+            ("torch", "encoder"): File(TORCH.export(text.model), in_torch, rows),
+            ("torch", "cnn"): pictures_file,  # which it refuses: the torch runtime's file holds a text encoder
         }
         self.trials = cache(self._trials)
 
     def subject(self, name: str, kind: str) -> Any:
         """Return what a row is tried on, with a model of its own."""
-        return self._subjects[COMPRESSORS.load(name).stage, kind].copied()
+        cls = COMPRESSORS.load(name)
+        return self._subjects["torch" if getattr(cls, "formats", ()) == ("torch",) else cls.stage, kind].copied()
 
     def acting(self, name: str, kind: str) -> list[Trial]:
         """Return the trials that changed something."""
@@ -168,7 +173,9 @@ class Bench:
         return [self.attempt(name, knobs, self.subject(name, kind)) for knobs in points(name)]
 
     def attempt(self, name: str, knobs: Mapping[str, Any], before: Any) -> Trial:
-        """Return what one point does to a subject."""
+        """Return what one point does to a subject; skips where a package is missing."""
+        if (why := getattr(COMPRESSORS.load(name), "why_not", lambda: None)()) is not None:
+            pytest.skip(why)
         compressor = COMPRESSORS.load(name)(**knobs)
         config = before.model.config if isinstance(before, Text) else None
         try:

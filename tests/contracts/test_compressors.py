@@ -1,9 +1,11 @@
 """What every row of the compressor table keeps to; a new row is tried here without a new test."""
 
 import copy
+import importlib.util
 import json
+import re
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -15,10 +17,10 @@ from torch.nn.utils import parametrize
 
 import nas
 from compressors import COMPRESSORS
-from compressors.base import Change, Compressor, Phase, Report, Skip, Stage
+from compressors.base import Compressor, Phase, Report, Stage
 from nas.stages import State
 from nas.student import save
-from search_spaces.errors import ConfigError
+from search_spaces.errors import ConfigError, MissingDependencyError
 from search_spaces.families.encoder_model import TextEncoder
 from search_spaces.seeding import rng_for
 from search_spaces.space import Space
@@ -78,7 +80,7 @@ def test_every_knob_has_a_default_and_an_unknown_one_is_refused(name: str) -> No
 def test_its_report_is_json_before_it_did_anything(name: str) -> None:
     report = COMPRESSORS.load(name)().report()
     assert report.compressor == name
-    assert from_json(json.loads(json.dumps(report.to_json()))) == report
+    assert Report.from_json(json.loads(json.dumps(report.to_json()))) == report
 
 
 @every
@@ -91,6 +93,17 @@ def test_it_has_what_its_stage_calls(name: str) -> None:
         "artefact": ("apply",),
     }
     assert all(callable(getattr(compressor, call)) for call in calls[compressor.stage])
+
+
+@of_files
+def test_without_its_package_it_says_what_to_install(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not hasattr(COMPRESSORS.load(name), "why_not"):
+        return  # it needs none
+    monkeypatch.setattr(importlib.util, "find_spec", lambda package: None)
+    why = COMPRESSORS.load(name).why_not()
+    assert re.search(r"is not installed. Install it with: pip install 'prentice\[\w+\]'$", why)
+    with pytest.raises(MissingDependencyError, match=f"^{name}: {re.escape(why)}"):
+        COMPRESSORS.load(name)().apply(relu())
 
 
 @pytest.mark.parametrize("name", rows("model", "training", "artefact"))
@@ -185,7 +198,7 @@ def test_the_report_says_what_is_in_the_file(name: str, kind: str, bench: Bench)
 def test_every_report_comes_back_from_json(name: str, bench: Bench) -> None:
     for trial in bench.trials(name, "encoder"):
         report = trial.compressor.report()
-        assert from_json(json.loads(json.dumps(report.to_json(), allow_nan=False))) == report
+        assert Report.from_json(json.loads(json.dumps(report.to_json(), allow_nan=False))) == report
 
 
 @pytest.mark.parametrize("name", rows("model", "training", "artefact"))
@@ -272,7 +285,7 @@ def test_a_loss_trains_and_leaves_a_plain_student_and_its_teacher_alone(name: st
         assert same(text.model, teacher)
         again = train(text, COMPRESSORS.load(name)(**knobs))
         assert same(again.model, trial.after.model)
-        assert from_json(json.loads(json.dumps(compressor.report().to_json()))) == compressor.report()
+        assert Report.from_json(json.loads(json.dumps(compressor.report().to_json()))) == compressor.report()
 
 
 def check_plain(trial: Trial) -> None:
@@ -312,8 +325,3 @@ def has_hooks(model: nn.Module) -> bool:
 
 def n_parameters(trial: Trial) -> int:
     return sum(parameter.numel() for parameter in trial.after.model.parameters())
-
-
-def from_json(told: dict[str, Any]) -> Report:
-    changed = tuple(Change(**change) for change in told["changed"])
-    return Report(told["compressor"], changed, tuple(Skip(**skip) for skip in told["skipped"]), told["figures"])

@@ -72,6 +72,22 @@ def test_a_teacher_becomes_a_student_that_loads_and_says_what_was_scored(given: 
     assert float((ours.layers[0].up.weight == 0).float().mean()) == pytest.approx(0.5, abs=0.1)
 
 
+def test_a_student_of_the_torch_device_is_small_and_runs_as_its_card_says(given: list[str]) -> None:
+    if (why := COMPRESSORS.load("torchao").why_not()) is not None:
+        pytest.skip(why)
+    wanted = ["--device", "torch", "--step", "torchao:scheme=int8_weights"]
+    code, output = invoke("compress", *given, *wanted, "--output", "this-folder")
+    assert code == 0, output
+    told = json.loads(Path("this-folder/report.json").read_text())
+    assert told["student"]["size_bytes"] == Path("this-folder/artefact.safetensors").stat().st_size
+    assert told["student"]["size_bytes"] < told["teacher"]["size_bytes"] / 2
+    scope: dict[str, object] = {}
+    exec(Path("this-folder/README.md").read_text().split("```python\n")[1].split("```")[0], scope)
+    row = scope["tokenizer"]("a text", return_tensors="pt")  # type: ignore[operator]
+    with torch.inference_mode():
+        np.testing.assert_allclose(scope["logits"], load_student("this-folder")(row["input_ids"]), atol=0.05)
+
+
 def test_the_second_time_skips_what_was_done(given: list[str]) -> None:
     assert invoke("compress", *given, "--step", "distillation")[0] == 0
     code, output = invoke("compress", *given, "--step", "distillation", "--step", "int8")

@@ -18,6 +18,8 @@ from search_spaces.errors import ConfigError
 
 DISTIL = {"distillation": {"alpha": 0.1, "temperature": 2.0, "hidden": 0.0, "live": False}}
 
+FEW_BITS = {"torchao": {"enabled": True, "exclude": "head.*"}}
+
 
 def search(recipe: dict[str, Any], folder: Path) -> tuple[RunFolder, list[dict[str, Any]]]:
     run = RunFolder(folder)
@@ -31,6 +33,7 @@ def search(recipe: dict[str, Any], folder: Path) -> tuple[RunFolder, list[dict[s
     ("device", "compress", "file", "origin"),
     [
         ({"name": "torch"}, DISTIL, "artefact.safetensors", "measured"),
+        ({"name": "torch"}, {**DISTIL, **FEW_BITS}, "artefact.safetensors", "measured"),
         ({"name": "openvino"}, {**DISTIL, "int8": {"enabled": True}}, "model.onnx", "measured"),
         ({"name": "chip", "backend": "roofline", "mix": {8: 1, 24: 1}}, DISTIL, "model.onnx", "simulated"),
     ],
@@ -38,8 +41,9 @@ def search(recipe: dict[str, Any], folder: Path) -> tuple[RunFolder, list[dict[s
 def test_a_search_delivers_what_the_device_runs(
     tiny_recipe: dict[str, Any], tmp_path: Path, device: Any, compress: Any, file: str, origin: str
 ) -> None:
-    if device["name"] == "openvino" and importlib.util.find_spec("openvino") is None:
-        pytest.skip("openvino is not installed")
+    for package in {device["name"], *compress} & {"openvino", "torchao"}:
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
     settings = {"trials": 2, "profile_shapes": 4, "train": {"epochs": 0.2}}
     run, students = search({**tiny_recipe, "device": device, "compress": compress, "search": settings}, tmp_path / "r")
     student = run.students / students[0]["name"]
@@ -47,7 +51,9 @@ def test_a_search_delivers_what_the_device_runs(
     assert (student / file).stat().st_size == students[0]["measurement"]["size_bytes"]
     assert manifest(student)["artefact"] == file
     if file.endswith("safetensors"):
-        assert "head.out.weight" in load_file(student / file)
+        tensors = load_file(student / file)
+        assert "head.out.weight" in tensors
+        assert ("layers.0.up.weight" in tensors) == ("torchao" not in compress)
 
 
 @pytest.mark.parametrize(

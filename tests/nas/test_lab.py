@@ -82,6 +82,18 @@ def test_steps_act_in_order_and_the_teacher_stays(lab: Lab, methods: list[str]) 
     assert same(before, lab.teacher)
 
 
+def test_static_int8_takes_the_ranges_that_training_learned_also_from_the_cache(lab: Lab) -> None:
+    wanted = steps("distillation", "quantization_aware:activations=learned", "static_int8")
+    first, again = compress_model(lab, wanted), compress_model(lab, wanted)
+    assert again.reused == ("distillation", "quantization_aware")
+    assert again.artefact == first.artefact
+    assert again.reports == first.reports
+    training, file = first.reports[1:]
+    n_tensors = len(training.ranges) - 2 * (lab.teacher.config.depth - 1) - 1  # one for query, key and value
+    assert file.figures["ranges_learned"] == n_tensors
+    assert compress_model(lab, steps("static_int8")).reports[-1].figures.get("ranges_learned") is None
+
+
 def test_a_training_step_without_a_loss_gets_the_default_distillation(lab: Lab) -> None:
     alone = compress_model(lab, steps("weight_pruning:sparsity=0.5"))
     together = compress_model(lab, steps("distillation", "weight_pruning:sparsity=0.5"))

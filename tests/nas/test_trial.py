@@ -69,6 +69,21 @@ def test_a_student_is_calibrated_and_its_reports_name_what_was_left_out(bundle: 
     assert result["metrics"]["size_bytes"] == len(result["artefact"]) == matrices["figures"]["bytes_after"]
 
 
+def test_a_student_is_deployed_with_the_ranges_that_it_learned(bundle: Bundle) -> None:
+    knobs = {"scheme": "symmetric", "bits": 8, "per_channel": True, "start": 0.0, "embeddings": False}
+    learning = {**knobs, "activations": "learned", "activation_bits": 8}
+    fixed = {"enabled": True, "calibration": "min_max", "per_channel": True, "exclude": ""}
+    recipe = {**bundle.recipe, "compress": {"quantization_aware": learning, "static_int8": fixed}}
+    sure = Outputs(np.zeros((len(bundle.train), 2), np.float16))
+    other = replace(bundle, recipe=recipe, outputs=sure, fingerprint="learned ranges")
+    train = TrainSettings(epochs=0.1, precision="fp32").model_dump()
+    spec = {"genes": workbench(other).candidates.space.canonical(SHAPE), "seed": 0, "train": train, "deliver": False}
+    training, file = train_student(Task("t", "train", spec, {}), other)["reports"]
+    assert set(training["ranges"]) >= {"layers.0.query", "layers.0.down", "head.out"}
+    n_shared = 3  # of two layers: query, key and value of the first, key and value of the last
+    assert file["figures"]["ranges_learned"] == len(training["ranges"]) - n_shared
+
+
 def test_untrained_shapes_are_measured_with_ranges_too(bundle: Bundle) -> None:
     wanted = [genes(bundle, enabled) for enabled in (True, False)]
     result = measure_shapes(Task("m", "measure", {"tokens": 8, "quick": True, "candidates": wanted}, {}), bundle)

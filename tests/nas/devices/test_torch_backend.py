@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load
 
+from compressors.torch_file import to_blob
 from nas.data.tokens import Tokens
 from nas.devices.base import Workload
 from nas.devices.torch_backend import TorchEager
-from nas.devices.torch_program import to_blob
 from nas.recipe import DeviceSettings
 from search_spaces.errors import ConfigError, DeviceError
 from search_spaces.families.encoder_model import TextEncoder
