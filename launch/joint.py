@@ -16,7 +16,8 @@ from nas.methods import JOINT
 from nas.recipe import Recipe, TeacherSettings
 from nas.run_folder import RunFolder
 from nas.spelling import Spelling
-from nas.student import load
+from nas.student import load, manifest
+from nas.students import row_on
 from nas.tracker import NullTracker
 from search_spaces.errors import ConfigError
 
@@ -99,7 +100,7 @@ class Joint:
 
 
 def _best(folder: RunFolder, lab: Lab) -> tuple[dict[str, Any], dict[str, float]]:
-    """Return the row of a run's best student and the seconds of the run's phases."""
+    """Return the row of a run's best student on the lab's device and the seconds of the run's phases."""
     attrs = open_record(folder, load_recipe(str(folder.recipe), {}, [])).attrs if folder.study.exists() else {}
     if not attrs.get("students"):
         raise ConfigError(f"--run {folder.path}: has no students yet; finish it with: nas resume {folder.path}")
@@ -110,7 +111,9 @@ def _best(folder: RunFolder, lab: Lab) -> tuple[dict[str, Any], dict[str, float]
             f"--run {folder.path}: its {' and '.join(others)} {'is' if len(others) == 1 else 'are'} not that of this "
             "comparison; give a search of the same teacher and data, or --search MINUTES for a new one."
         )
-    return dict(attrs["students"][0]), dict(attrs["seconds"])
+    rows, device = attrs["students"], lab.recipe.device.name
+    best = attrs.get("best", {}).get(device)
+    return row_on(device, next((row for row in rows if row["name"] == best), rows[0])), dict(attrs["seconds"])
 
 
 def _student(folder: Path, lab: Lab, seconds: dict[str, float]) -> Compressed:
@@ -121,7 +124,8 @@ def _student(folder: Path, lab: Lab, seconds: dict[str, float]) -> Compressed:
     if words != known:
         kept = np.array([known[word] for word in sorted(words, key=words.__getitem__)], np.int64)
         spelling = Spelling(kept, teacher, tokenizer, lab.recipe.data.max_length)
-    artefact = (folder / FILES[lab.device.format]).read_bytes()
+    file = manifest(folder).get("devices", {}).get(lab.recipe.device.name, {}).get("artefact", FILES[lab.device.format])
+    artefact = (folder / file).read_bytes()
     return Compressed((), load(folder), artefact, tokenizer, reports=(), seconds=seconds, spelling=spelling)
 
 
