@@ -112,12 +112,12 @@ The student's accuracy and latency are those of `{file}`; {origin} on device `{r
 fp32 artefact in the same interleaved run.
 
 ## Use
-{_onnx_lines(recipe.data.max_length) if file.endswith(".onnx") else ""}
+{_onnx_lines(file, recipe.data.max_length) if file.endswith(".onnx") else ""}
 {_torch_lines(facts["uniform"])}
 """
 
 
-def _onnx_lines(max_length: int) -> str:
+def _onnx_lines(file: str, max_length: int) -> str:
     """Return how to run the ONNX file."""
     return f"""
 ```python
@@ -125,7 +125,7 @@ import numpy as np, onnxruntime
 from transformers import AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("this-folder")
-session = onnxruntime.InferenceSession("this-folder/model.onnx", providers=["CPUExecutionProvider"])
+session = onnxruntime.InferenceSession("this-folder/{file}", providers=["CPUExecutionProvider"])
 options = dict(truncation=True, max_length={max_length}, return_token_type_ids=True)
 row = tokenizer("a text", **options, return_tensors="np")
 names = [node.name for node in session.get_inputs()]
