@@ -58,6 +58,9 @@ the deployed artefacts, and keeps what no other student beats.
 Teacher = Annotated[str | None, typer.Option(help="Local folder or Hugging Face id of the teacher.")]
 Data = Annotated[str | None, typer.Option(help="csv, tsv, jsonl or parquet file (.gz too), or hub id.")]
 Device = Annotated[str | None, typer.Option(help="Device to measure on; see nas devices.")]
+Devices = Annotated[
+    list[str] | None, typer.Option("--device", help="Device to measure on, see nas devices; repeat it for several.")
+]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of the recipe.")]
 LabRecipe = Annotated[
     str | None, typer.Argument(metavar="RECIPE", help="Recipe whose teacher, data, device and training count.")
@@ -79,7 +82,7 @@ def search(
     ] = None,
     teacher: Teacher = None,
     data: Data = None,
-    device: Device = None,
+    device: Devices = None,
     max_latency_ms: Annotated[float | None, typer.Option(help="Hard limit on the student's median latency.")] = None,
     trials: Annotated[int | None, typer.Option(help="Students to train.")] = None,
     output: Annotated[Path | None, typer.Option(help="Run folder; default runs/NAME.")] = None,
@@ -98,11 +101,15 @@ def search(
         nas search recipe.yaml --trials 40 --set search.strategy=tpe
 
         nas search --teacher ./my-model --data sst2.csv --device cpu --max-latency-ms 1.0 --trials 40
+
+        nas search recipe.yaml --device server --device phone
     """
+    names = device or []
     overrides = {
         "teacher.model": teacher,
         "data.source": data,
-        "device.name": device,
+        "device.name": names[0] if len(names) == 1 else None,
+        "devices": names if len(names) > 1 else None,
         "search.trials": trials,
         "cluster.address": address,
     }
@@ -144,15 +151,18 @@ def report(
 def export(
     run: Run,
     student: Annotated[str, typer.Option(help="Name of a student, or best.")] = "best",
+    device: Annotated[str | None, typer.Option(help="Device of a search for several; default the first.")] = None,
     output: Annotated[Path | None, typer.Option(help="Target folder; default ./STUDENT.")] = None,
 ) -> None:
     """Copy a student into a folder that can be shipped: HF files, ONNX, tokenizer, manifest, model card.
 
-    **Example**
+    **Examples**
 
         nas export runs/quickstart --student best --output my-student
+
+        nas export runs/both --student best --device phone
     """
-    run_command("export", run, student, output)
+    run_command("export", run, student, output, device)
 
 
 @app.command()

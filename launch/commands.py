@@ -12,11 +12,12 @@ from launch.process import Stopped, absolute_paths, quiet_libraries, short, stop
 from launch.ray_address import check_address
 from launch.ray_executor import RayExecutor
 from launch.recipes import EMBEDDED, embedded_names, load_recipe, save_recipe
-from launch.report import terminal_table, write_report
+from launch.report import terminal_tables, write_report
 from launch.report_data import report_data
 from launch.terminal import make_progress
 from nas.engine import Engine, check_names
 from nas.executor import Executor
+from nas.goals import on
 from nas.inprocess import InProcessExecutor
 from nas.recipe import Recipe
 from nas.run_folder import RunFolder, fresh_folder
@@ -75,16 +76,16 @@ def report(run: Path, show: bool) -> int:
     path = write_report(folder.path, data)
     progress = make_progress(folder.log)
     if show:
-        progress.console.print(terminal_table(data))
+        progress.console.print(terminal_tables(data))
     progress.say(f"report: {short(path)}")
     progress.close()
     return 0
 
 
-def export(run: Path, student: str, output: Path | None) -> int:
+def export(run: Path, student: str, output: Path | None, device: str | None = None) -> int:
     """Copy a student to a folder that can be shipped."""
     folder = _existing(run)
-    target = export_student(folder, load_recipe(str(folder.recipe), {}, []), student, output)
+    target = export_student(folder, load_recipe(str(folder.recipe), {}, []), student, output, device)
     typer.echo(f"exported: {short(target)}")
     return 0
 
@@ -105,7 +106,7 @@ def make_executor(recipe: Recipe) -> Executor:
     """Return the executor a recipe asks for."""
     if recipe.cluster.executor == "inprocess":
         return InProcessExecutor()
-    return RayExecutor(recipe.cluster, recipe.device)
+    return RayExecutor(recipe.cluster, recipe.targets)
 
 
 def make_tracker(recipe: Recipe, folder: RunFolder) -> Tracker:
@@ -156,11 +157,15 @@ def _finish(recipe: Recipe, folder: RunFolder, progress: Any, tracker: Tracker) 
     path = write_report(folder.path, data)
     tracker.log_summary({}, [path, folder.recipe])
     tracker.finish("finished")
-    target = export_student(folder, recipe, "best", folder.path / "best")
+    targets = {
+        name: export_student(folder, recipe, "best", folder.path / f"best{'-' * bool(name)}{name}", settings.name)
+        for name, settings in recipe.targets.items()
+    }
     progress.close()
-    progress.console.print(terminal_table(data))
+    progress.console.print(terminal_tables(data))
     progress.say(f"report: {short(path)}")
-    progress.say(f"best student: {short(target)}")
+    for name, target in targets.items():
+        progress.say(f"best student{on(name)}: {short(target)}")
 
 
 def _existing(run: Path) -> RunFolder:

@@ -91,7 +91,7 @@ def _deliver(lab: Lab, measures: Measures, target: Path) -> None:
         write_json(draft / REPORT, measures.to_json())
         atomic_write(draft / "README.md", model_card(facts, lab.recipe).encode())
         weights = to_bytes(weights_of(made.model))
-        save(draft, made.model.config, weights, made.artefact, made.tokenizer, facts, FILES[lab.device.format])
+        save(draft, made.model.config, weights, {facts["artefact"]: made.artefact}, made.tokenizer, facts)
 
 
 def _facts(lab: Lab, measures: Measures, name: str) -> dict[str, Any]:

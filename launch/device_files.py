@@ -103,18 +103,21 @@ def device_yaml(settings: DeviceSettings) -> str:
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def with_device(recipe: Recipe) -> Recipe:
-    """Return a recipe whose device has all its settings; what the recipe says itself wins over the device's file.
+def with_devices(recipe: Recipe) -> Recipe:
+    """Return a recipe whose devices have all their settings; what the recipe says itself wins over a device's file.
 
     Raises:
-        ConfigError: The device is unknown, or its file has a mistake.
+        ConfigError: A device is unknown, or its file has a mistake.
     """
-    asked = recipe.device
+    return recipe.on([_completed(asked) for asked in recipe.targets.values()])
+
+
+def _completed(asked: DeviceSettings) -> DeviceSettings:
+    """Return a device with all its settings; one that names its backend has them."""
     if "backend" in asked.model_fields_set:
-        return recipe
-    told = asked.model_dump(exclude_unset=True)
+        return asked
     known = read_device(asked.name).model_dump(exclude_unset=True)
-    return recipe.model_copy(update={"device": merged(known, told)})
+    return merged(known, asked.model_dump(exclude_unset=True))
 
 
 def merged(known: Mapping[str, Any], told: Mapping[str, Any]) -> DeviceSettings:

@@ -118,7 +118,7 @@ def _open_tracker(uri: str | None, folder: Path) -> str:
 
 def _cluster(address: str | None) -> Iterator[Finding]:
     """Start or join Ray and count what it offers."""
-    executor = RayExecutor(ClusterSettings(address=address), DeviceSettings())
+    executor = RayExecutor(ClusterSettings(address=address), {"": DeviceSettings()})
 
     def join() -> str:
         """Return what the cluster offers.

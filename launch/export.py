@@ -7,6 +7,7 @@ from typing import Any
 
 from nas.engine import open_record
 from nas.files import MANIFEST, atomic_write, write_manifest
+from nas.goals import seen_on
 from nas.recipe import Recipe
 from nas.run_folder import RunFolder
 from nas.student import manifest
@@ -14,7 +15,9 @@ from search_spaces.errors import ConfigError
 from search_spaces.registry import unknown_name
 
 
-def export_student(folder: RunFolder, recipe: Recipe, name: str, output: Path | None) -> Path:
+def export_student(
+    folder: RunFolder, recipe: Recipe, name: str, output: Path | None, device: str | None = None
+) -> Path:
     """Copy a student of a run to a folder and write its model card.
 
     Args:
@@ -22,16 +25,21 @@ def export_student(folder: RunFolder, recipe: Recipe, name: str, output: Path | 
         recipe: The run's recipe.
         name: A student's name, or ``best``.
         output: Target, must not exist unless it is an earlier export; default ``./<student's name>``.
+        device: Whose best student, and whose figures on the card; None: those of the first device.
 
     Returns:
         The target folder.
 
     Raises:
-        ConfigError: No such student, an unfinished run, or a target that is something else.
+        ConfigError: No such student or device, an unfinished run, or a target that is something else.
         StateError: The student's files do not match its manifest.
     """
-    names = _students(folder, recipe)
-    chosen = names[0] if name == "best" else name
+    target_of = {settings.name: target for target, settings in recipe.targets.items()}
+    if device is not None and device not in target_of:
+        raise unknown_name("device", device, list(target_of))
+    where = next(iter(recipe.targets)) if device is None else target_of[device]
+    names, best = _students(folder, recipe)
+    chosen = best.get(where, names[0]) if name == "best" else name
     if chosen not in names:
         raise unknown_name("student", name, ["best", *names])
     source = folder.students / chosen
@@ -41,7 +49,7 @@ def export_student(folder: RunFolder, recipe: Recipe, name: str, output: Path | 
         raise ConfigError(f"export {target}: lies among the run's own files; choose another --output.")
     if target.exists() and not (target / MANIFEST).exists():
         raise ConfigError(f"export {target}: exists and is no exported student; choose another --output.")
-    _replace(target, source, facts, model_card(facts, recipe))
+    _replace(target, source, facts, model_card(_facts_on(where, facts), recipe.on([recipe.targets[where]])))
     return target
 
 
@@ -60,14 +68,21 @@ def _replace(target: Path, source: Path, facts: dict[str, Any], card: str) -> No
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _students(folder: RunFolder, recipe: Recipe) -> list[str]:
-    """Return the names of a run's students, best first."""
+def _facts_on(device: str, facts: dict[str, Any]) -> dict[str, Any]:
+    """Return what a manifest says of one of several devices."""
+    teacher = seen_on(device, facts["teacher_metrics"])
+    return {**facts, **facts.get("devices", {}).get(device, {}), "teacher_metrics": teacher}
+
+
+def _students(folder: RunFolder, recipe: Recipe) -> tuple[list[str], dict[str, str]]:
+    """Return the names of a run's students, best first, and that of the best one of each device."""
     if not folder.study.exists():
         raise ConfigError(f"run folder {folder.path}: has no students yet; finish it with: nas resume {folder.path}")
-    rows = open_record(folder, recipe).attrs.get("students")
+    attrs = open_record(folder, recipe).attrs
+    rows = attrs.get("students")
     if not rows:
         raise ConfigError(f"run folder {folder.path}: has no students yet; finish it with: nas resume {folder.path}")
-    return [row["name"] for row in rows]
+    return [row["name"] for row in rows], attrs.get("best", {})
 
 
 def model_card(facts: dict[str, Any], recipe: Recipe) -> str:
@@ -97,12 +112,12 @@ The student's accuracy and latency are those of `{file}`; {origin} on device `{r
 fp32 artefact in the same interleaved run.
 
 ## Use
-{(_onnx_lines if file.endswith(".onnx") else _safetensors_lines)(recipe.data.max_length)}
+{(_onnx_lines if file.endswith(".onnx") else _safetensors_lines)(file, recipe.data.max_length)}
 {_torch_lines(facts["uniform"])}
 """
 
 
-def _onnx_lines(max_length: int) -> str:
+def _onnx_lines(file: str, max_length: int) -> str:
     """Return how to run the ONNX file."""
     return f"""
 ```python
@@ -110,7 +125,7 @@ import numpy as np, onnxruntime
 from transformers import AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("this-folder")
-session = onnxruntime.InferenceSession("this-folder/model.onnx", providers=["CPUExecutionProvider"])
+session = onnxruntime.InferenceSession("this-folder/{file}", providers=["CPUExecutionProvider"])
 options = dict(truncation=True, max_length={max_length}, return_token_type_ids=True)
 row = tokenizer("a text", **options, return_tensors="np")
 names = [node.name for node in session.get_inputs()]
@@ -119,7 +134,7 @@ logits = session.run(None, {{name: row[name].astype(np.int64) for name in names}
 """
 
 
-def _safetensors_lines(max_length: int) -> str:
+def _safetensors_lines(file: str, max_length: int) -> str:
     """Return how to run the file of the torch runtime."""
     return f"""
 ```python
@@ -128,7 +143,7 @@ from transformers import AutoTokenizer
 from compressors.torch_file import from_blob  # of prentice; no pickle, no remote code
 
 tokenizer = AutoTokenizer.from_pretrained("this-folder")
-model, rounding = from_blob("student", Path("this-folder/artefact.safetensors").read_bytes())
+model, rounding = from_blob("student", Path("this-folder/{file}").read_bytes())
 options = dict(truncation=True, max_length={max_length}, return_token_type_ids=True)
 logits = model(**tokenizer("a text", **options, return_tensors="pt")).detach().numpy()
 ```

@@ -16,7 +16,8 @@ from nas.methods import JOINT, JOINT_ACCURATE, SEARCHED
 from nas.recipe import Recipe, TeacherSettings
 from nas.run_folder import RunFolder
 from nas.spelling import Spelling
-from nas.student import load
+from nas.student import load, manifest
+from nas.students import row_on
 from nas.tracker import NullTracker
 from search_spaces.errors import ConfigError
 
@@ -108,7 +109,7 @@ def _wanted(comparison: Comparison) -> list[str]:
 
 
 def _students(folder: RunFolder, lab: Lab) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """Return the rows of a run's students, the best one first, and the seconds of the run's phases."""
+    """Return a run's students as the lab's device sees them, the best one first, and the seconds of its phases."""
     attrs = open_record(folder, load_recipe(str(folder.recipe), {}, [])).attrs if folder.study.exists() else {}
     if not attrs.get("students"):
         raise ConfigError(f"--run {folder.path}: has no students yet; finish it with: nas resume {folder.path}")
@@ -119,7 +120,10 @@ def _students(folder: RunFolder, lab: Lab) -> tuple[list[dict[str, Any]], dict[s
             f"--run {folder.path}: its {' and '.join(others)} {'is' if len(others) == 1 else 'are'} not that of this "
             "comparison; give a search of the same teacher and data, or --search MINUTES for a new one."
         )
-    return list(attrs["students"]), dict(attrs["seconds"])
+    device = lab.recipe.device.name
+    best = attrs.get("best", {}).get(device)
+    rows = sorted(attrs["students"], key=lambda row: row["name"] != best)
+    return [row_on(device, row) for row in rows], dict(attrs["seconds"])
 
 
 def _student(folder: Path, lab: Lab, seconds: dict[str, float]) -> Compressed:
@@ -130,7 +134,8 @@ def _student(folder: Path, lab: Lab, seconds: dict[str, float]) -> Compressed:
     if words != known:
         kept = np.array([known[word] for word in sorted(words, key=words.__getitem__)], np.int64)
         spelling = Spelling(kept, teacher, tokenizer, lab.recipe.data.max_length)
-    artefact = (folder / FILES[lab.device.format]).read_bytes()
+    file = manifest(folder).get("devices", {}).get(lab.recipe.device.name, {}).get("artefact", FILES[lab.device.format])
+    artefact = (folder / file).read_bytes()
     return Compressed((), load(folder), artefact, tokenizer, reports=(), seconds=seconds, spelling=spelling)
 
 

@@ -7,6 +7,7 @@ from launch.process import absolute_paths
 from launch.recipes import check_pair, load_recipe
 from nas.engine import check_names
 from nas.recipe import Recipe
+from search_spaces.errors import ConfigError
 
 DEFAULT = "quickstart"  # whose teacher and data are used where none are named
 
@@ -20,12 +21,15 @@ def lab_recipe(source: str | None, overrides: Mapping[str, Any], sets: Sequence[
         sets: ``key=value`` strings.
 
     Raises:
-        ConfigError: One line a mistake, with file, line and key; a teacher without data, or data without a teacher.
+        ConfigError: One line a mistake, with file, line and key; a teacher without data, or data without a teacher; or
+            several devices.
     """
     bare = is_bare(source, overrides)
     recipe = load_recipe(DEFAULT if bare else source, overrides, sets)
     if source is None and not bare:
         check_pair(recipe)
+    if len(recipe.targets) > 1:
+        raise ConfigError(f"devices: {', '.join(recipe.targets)}; one is allowed here. Choose it: --set devices=[NAME]")
     check_names(recipe.model_copy(update={"compress": {}, "or_compress": ()}))  # which mean nothing in a lab
     return absolute_paths(recipe)
 

@@ -18,6 +18,7 @@ from launch.process import quiet_libraries, short, stoppable
 from launch.step_list import wanted_steps
 from launch.terminal import make_progress, show_result
 from nas.checkpoint import weights_of
+from nas.devices.base import FILES
 from nas.devices.settings import check_fits, open_device
 from nas.files import atomic_write, write_json
 from nas.lab import compress_model, open_lab
@@ -145,4 +146,4 @@ def _deliver(made: Merged, recipe: Recipe, target: Path) -> None:
         write_json(draft / REPORT, made.to_json())
         atomic_write(draft / "README.md", card(made, target.name).encode())
         weights = to_bytes(weights_of(made.compressed.model))
-        save(draft, config, weights, made.artefact, made.compressed.tokenizer, facts)
+        save(draft, config, weights, {FILES["onnx"]: made.artefact}, made.compressed.tokenizer, facts)

@@ -9,7 +9,7 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,16 +50,16 @@ def device_resource(device: str) -> str:
 class RayCluster:
     """One connection to Ray, made by `connect` and undone by `close`."""
 
-    def __init__(self, settings: ClusterSettings, device: str) -> None:
+    def __init__(self, settings: ClusterSettings, devices: Sequence[str]) -> None:
         """Remember where to connect; nothing is started.
 
         Args:
             settings: ``address``, else ``RAY_ADDRESS``, else a local instance that dies with this process.
-            device: Name of the device; a local instance offers one slot of it.
+            devices: Names of the devices; a local instance offers one slot of each.
         """
         self.address = cluster_address(settings)
         self._settings = settings
-        self._device = device
+        self._devices = devices
         self._folder: Path | None = None
         self._is_ours = False
 
@@ -91,7 +91,7 @@ class RayCluster:
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
-            resources={device_resource(self._device): 1},
+            resources={device_resource(device): 1 for device in self._devices},
             _temp_dir=str(self._folder / "ray"),
         )
 
@@ -108,34 +108,34 @@ class RayCluster:
         """Return the living nodes."""
         return [Node(node["NodeManagerAddress"], node["Resources"]) for node in ray.nodes() if node["Alive"]]
 
-    def await_device(self, wait_s: float = DEVICE_WAIT_S) -> list[Node]:
-        """Return the nodes that offer the device, after waiting for one to join if need be.
+    def await_device(self, device: str, wait_s: float = DEVICE_WAIT_S) -> list[Node]:
+        """Return the nodes that offer a device, after waiting for one to join if need be.
 
         Raises:
             DeviceError: None joined in time; the message holds the command that makes one join.
         """
         deadline = time.monotonic() + wait_s
-        for nodes in self._polls():
-            offering = [node for node in nodes if node.resources.get(device_resource(self._device))]
+        for nodes in self._polls(device):
+            offering = [node for node in nodes if node.resources.get(device_resource(device))]
             if offering:
                 return offering
             if time.monotonic() >= deadline:
-                raise DeviceError(self.missing_device(len(nodes)))
+                raise DeviceError(self.missing_device(device, len(nodes)))
         raise AssertionError("polls never end")
 
-    def _polls(self) -> Iterator[list[Node]]:
-        """Yield the living nodes at once and then every second; say so when waiting begins."""
+    def _polls(self, device: str) -> Iterator[list[Node]]:
+        """Yield the living nodes at once and then every second; say so when waiting for a device begins."""
         yield (nodes := self.nodes())
-        log.warning("%s", self.missing_device(len(nodes)))
+        log.warning("%s", self.missing_device(device, len(nodes)))
         while True:
             time.sleep(1.0)
             yield self.nodes()
 
-    def missing_device(self, n_nodes: int) -> str:
+    def missing_device(self, device: str, n_nodes: int) -> str:
         """Return the message for a device that no node offers."""
-        resource = device_resource(self._device)
+        resource = device_resource(device)
         return (
-            f"device '{self._device}': 0 of {n_nodes} nodes offer {resource}; one must. Join one with: "
+            f"device '{device}': 0 of {n_nodes} nodes offer {resource}; one must. Join one with: "
             f"ray start --address={self.address or 'HEAD:6379'} --resources='{{\"{resource}\": 1}}'"
         )
 

@@ -6,7 +6,7 @@ Knows how tasks end; not what they compute.
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -47,31 +47,31 @@ class Attempt:
 
 
 class RayExecutor:
-    """Runs ``train`` tasks on CPUs or GPUs and ``measure`` tasks alone on a node that has the device.
+    """Runs ``train`` tasks on CPUs or GPUs and ``measure`` tasks alone on a node that has the task's device.
 
     A ``measure`` task takes all CPUs of its node, so that nothing trains beside it; it therefore begins when the
     training tasks of that node have ended.
     """
 
-    def __init__(self, settings: ClusterSettings, device: DeviceSettings, work: Work = run_task) -> None:
+    def __init__(self, settings: ClusterSettings, targets: Mapping[str, DeviceSettings], work: Work = run_task) -> None:
         """Remember the settings; nothing is started.
 
         Args:
             settings: Where to run, and what a training task takes.
-            device: Its name is the resource that measuring needs.
+            targets: The devices as tasks call them, see `Recipe.targets`; their names are resources for measuring.
             work: What a worker does with a task; tests pass their own.
         """
         self._settings = settings
-        self._device = device.name
+        self._names = {target: device.name for target, device in targets.items()}
         self._work = work
-        self._cluster = RayCluster(settings, device.name)
+        self._cluster = RayCluster(settings, list(self._names.values()))
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ray-connect")
         self._connected: Future[None] | None = None
         self._attempts: dict[str, Attempt] = {}
         self._remote: Any = ray.remote(max_retries=0, retry_exceptions=False, num_returns="streaming")(attempt)
         self._bundle: Any = None
         self._slots: dict[Kind, int] = {}
-        self._options: dict[Kind, dict[str, Any]] = {}
+        self._options: dict[tuple[Kind, str], dict[str, Any]] = {}
         self._last_look = 0.0
 
     def connect(self, wait: bool = True) -> None:
@@ -103,29 +103,26 @@ class RayExecutor:
 
         Raises:
             ConfigError: No Ray answers, or no node is large enough for a training task.
-            DeviceError: No node offers the device.
+            DeviceError: No node offers a device.
         """
         self.connect()
-        offering = self._cluster.await_device()
+        offering = {target: self._cluster.await_device(name) for target, name in self._names.items()}
         self._plan(self._cluster.nodes(), offering)
         self._bundle = ray.put(bundle)
 
-    def _plan(self, nodes: list[Node], offering: list[Node]) -> None:
+    def _plan(self, nodes: list[Node], offering: Mapping[str, list[Node]]) -> None:
         """Decide what each kind of task takes and how many of them fit."""
         settings = self._settings
         fit = sum(_fits(node, settings) for node in nodes)
         if not fit:
             raise _too_large(nodes, settings)
-        resource = device_resource(self._device)
-        alone = min(node.cpus for node in offering)
-        self._slots = {
-            "train": min(fit, settings.max_parallel or fit),
-            "measure": max(1, int(sum(node.resources[resource] for node in offering))),
-        }
-        self._options = {
-            "train": {"num_cpus": settings.cpus_per_trial, "num_gpus": settings.gpus_per_trial},
-            "measure": {"num_cpus": alone, "resources": {resource: 1}},
-        }
+        self._options["train", ""] = {"num_cpus": settings.cpus_per_trial, "num_gpus": settings.gpus_per_trial}
+        self._slots = {"train": min(fit, settings.max_parallel or fit), "measure": 0}
+        for target, some in offering.items():
+            resource = device_resource(self._names[target])
+            self._slots["measure"] += max(1, int(sum(node.resources[resource] for node in some)))
+            alone = min(node.cpus for node in some)
+            self._options["measure", target] = {"num_cpus": alone, "resources": {resource: 1}}
 
     def slots(self, kind: Kind) -> int:
         """Return how many tasks of a kind the cluster held when the search started."""
@@ -134,7 +131,7 @@ class RayExecutor:
     def submit(self, task: Task) -> None:
         """Hand a task to Ray; its deadline, ``spec["timeout_s"]``, counts from the moment a worker begins it."""
         assert self._bundle is not None, "start() comes first"
-        remote = self._remote.options(name=task.uid, **self._options[task.kind])
+        remote = self._remote.options(name=task.uid, **self._options[task.kind, task.device])
         stream = remote.remote(self._work, self._settings.cpus_per_trial, task, self._bundle)
         self._attempts[task.uid] = Attempt(task, stream, time.monotonic())
 
@@ -180,7 +177,7 @@ class RayExecutor:
         ]
 
     def _stranded(self) -> list[Outcome]:
-        """Give up the measurements that wait for a device which has left the cluster; Ray would wait for ever."""
+        """Give up the measurements that wait for devices which have left the cluster; Ray would wait for ever."""
         now = time.monotonic()
         waiting = [a for a in self._attempts.values() if a.task.kind == "measure" and a.started is None]
         overdue = [a for a in waiting if now - a.submitted > DEVICE_WAIT_S]
@@ -188,11 +185,14 @@ class RayExecutor:
             return []
         self._last_look = now
         nodes = self._cluster.nodes()
-        if any(node.resources.get(device_resource(self._device)) for node in nodes):
-            return []
+        there = {resource for node in nodes for resource, amount in node.resources.items() if amount}
+        ended = []
         for attempt in overdue:
-            ray.cancel(attempt.stream, force=True)
-        return [failed(attempt.task, "node_lost", self._cluster.missing_device(len(nodes))) for attempt in overdue]
+            name = self._names[attempt.task.device]
+            if device_resource(name) not in there:
+                ray.cancel(attempt.stream, force=True)
+                ended.append(failed(attempt.task, "node_lost", self._cluster.missing_device(name, len(nodes))))
+        return ended
 
     def close(self) -> None:
         """Cancel what runs and leave Ray, stopping a local one; idempotent."""

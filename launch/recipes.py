@@ -1,6 +1,6 @@
 """Recipes as files: YAML in, a checked `Recipe` out, every mistake named with its line.
 
-A device that the recipe only names is filled in with what is known of it, so a saved recipe needs no other file.
+Devices that the recipe only names are filled in with what is known of them, so a saved recipe needs no other file.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from launch.device_files import with_device
+from launch.device_files import with_devices
 from launch.yaml_files import explained, plain_values, read_text
 from nas.files import atomic_write
 from nas.recipe import DataSettings, Recipe, TeacherSettings
@@ -18,6 +18,7 @@ from search_spaces.errors import ConfigError
 from search_spaces.registry import unknown_name
 
 EMBEDDED = Path(__file__).parent / "recipes"
+REPLACED = {"device.name": "devices", "devices": "device"}  # what is named on the command line, and what that replaces
 
 
 def embedded_names() -> list[str]:
@@ -43,9 +44,10 @@ def load_recipe(source: str | None, overrides: Mapping[str, Any], sets: Sequence
         raw["device"] = {"name": raw["device"]}
     for key, value in {**overrides, **_assignments(sets)}.items():
         if value is not None:
+            raw.pop(REPLACED.get(key, ""), None)
             _set(raw, key, value)
     try:
-        return with_device(Recipe.model_validate(raw))
+        return with_devices(Recipe.model_validate(raw))
     except ValidationError as error:
         raise ConfigError(explained(error, text, path, Recipe)) from None
 

@@ -1,4 +1,4 @@
-"""The report of a search: one HTML file that needs nothing else, and a table for the terminal.
+"""The report of a search: one HTML file that needs nothing else, and tables for the terminal, one a device.
 
 Knows the figures that `ReportData` holds, and nothing of where they come from.
 """
@@ -7,15 +7,26 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from launch.results import Baseline, Candidate, ReportData, Rung, Student
 from launch.scatter import Point, Scatter, scatter
 from nas.files import atomic_write
 
 FILE = "report.html"
-__all__ = ["Baseline", "Candidate", "ReportData", "Rung", "Student", "terminal_table", "write_report"]
+__all__ = [
+    "Baseline",
+    "Candidate",
+    "ReportData",
+    "Rung",
+    "Student",
+    "terminal_table",
+    "terminal_tables",
+    "write_report",
+]
 
 
 def write_report(folder: Path, data: ReportData) -> Path:
@@ -34,8 +45,8 @@ def render(data: ReportData) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(ms=milliseconds, mb=megabytes, duration=duration, score=score)
-    return environment.get_template("report.html.j2").render(data=data, plot=plot(data), best=_best(data))
+    environment.filters.update(ms=milliseconds, mb=megabytes, duration=duration, score=score, plot=plot)
+    return environment.get_template("report.html.j2").render(data=data, best=_best(data), compared=compared(data))
 
 
 def plot(data: ReportData) -> Scatter:
@@ -72,9 +83,31 @@ def _figures(row: Baseline | Candidate | Student) -> str:
     return f"{row.accuracy:.3f}, {milliseconds(row.latency_ms)}"
 
 
-def terminal_table(data: ReportData) -> Table:
-    """Return the finalists beside the teacher as a table of rich."""
-    title = f"{data.name}: students of {escape(data.teacher.name)}"
+def compared(data: ReportData) -> list[str]:
+    """Return how the best students of several devices differ, one line a student; nothing for a single device."""
+    best: dict[str, list[str]] = {}
+    for view in data.each if data.others and data.students else ():
+        best.setdefault(view.students[0].name, []).append(view.device)
+    return [f"best on {' and '.join(devices)}: {_everywhere(name, data)}" for name, devices in best.items()]
+
+
+def _everywhere(name: str, data: ReportData) -> str:
+    """Return what a student is, and how it does on every device."""
+    seen = {view.device: next(s for s in view.students if s.name == name) for view in data.each}
+    figures = [f"{milliseconds(s.latency_ms)} ({s.speedup:.1f}x) on {device}" for device, s in seen.items()]
+    return f"{name} ({seen[data.device].shape}), {', '.join(figures)}"
+
+
+def terminal_tables(data: ReportData) -> RenderableType:
+    """Return the finalists beside the teacher as a table of rich, one a device, and how the best ones differ."""
+    where = {view.device: f" on {view.device}" if data.others else "" for view in data.each}
+    tables = [terminal_table(view, where[view.device]) for view in data.each]
+    return Group(*tables, *map(Text, compared(data)))
+
+
+def terminal_table(data: ReportData, where: str = "") -> Table:
+    """Return the finalists beside the teacher on one device as a table of rich; ``where`` ends its title."""
+    title = f"{data.name}: students of {escape(data.teacher.name + where)}"
     table = Table(
         title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True
     )

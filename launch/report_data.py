@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,17 +12,19 @@ from launch.device_words import called, calls
 from launch.results import Baseline, Candidate, ReportData, Rung, Student
 from nas.engine import open_record
 from nas.files import read_json
-from nas.objectives import Constraint, Objective
+from nas.goals import ceilings_on, constraints_of, miss_on, objectives_of, objectives_on, seen_on
+from nas.objectives import Objective
 from nas.pareto import pareto_front
 from nas.recipe import Recipe
 from nas.record import FrozenTrial, Record, TrialState
 from nas.run_folder import RunFolder
 from nas.rungs import latest, stopped_at, trained_in_full
+from nas.students import row_on
 from search_spaces.errors import ConfigError
 
 
 def report_data(folder: RunFolder, recipe: Recipe) -> ReportData:
-    """Return the figures of a run that has at least finished its profile phase.
+    """Return the figures of a run that has at least finished its profile phase, one set a device.
 
     Raises:
         ConfigError: The run has no profile yet.
@@ -29,23 +32,33 @@ def report_data(folder: RunFolder, recipe: Recipe) -> ReportData:
     if not folder.study.exists():
         raise ConfigError(f"run folder {folder.path}: nothing to report yet; run: nas resume {folder.path}")
     record = open_record(folder, recipe)
-    attrs = record.attrs
-    if "teacher" not in attrs:
+    if "teacher" not in record.attrs:
         raise ConfigError(f"run folder {folder.path}: nothing to report yet; run: nas resume {folder.path}")
-    teacher, rows = attrs["teacher"], attrs.get("students", [])
+    first, *others = (_data_on(device, folder, recipe, record) for device in recipe.targets)
+    return replace(first, others=tuple(others))
+
+
+def _data_on(device: str, folder: RunFolder, recipe: Recipe, record: Record) -> ReportData:
+    """Return the figures of a run on one of its devices."""
+    settings, attrs = recipe.targets[device], record.attrs
+    attrs = {**attrs, **attrs.get("devices", {}).get(device, {})}
+    teacher = seen_on(device, attrs["teacher"])
+    rows = [row_on(device, row) for row in attrs.get("students", [])]
+    if first := attrs.get("best", {}).get(device):
+        rows.sort(key=lambda row: (row["name"] != first, -row["accuracy_mean"]))
     best = rows[0] if rows else None
     return ReportData(
         name=recipe.name,
         created=time.strftime("%Y-%m-%d %H:%M", time.localtime(folder.study.stat().st_mtime)),
         teacher=_baseline(recipe, teacher, [row["measurement"]["reference_ms"] for row in rows]),
         data=recipe.data.source,
-        device=called(recipe.device),
-        workload=calls(recipe.device, attrs["n_tokens"]),
+        device=called(settings),
+        workload=calls(settings, attrs["n_tokens"]),
         students=tuple(_student(row) for row in rows),
-        candidates=_candidates(record, recipe),
+        candidates=_candidates(device, record, recipe),
         constraints=recipe.constraints,
-        limit_ms=_latency_limit(recipe, teacher),
-        counts=_counts(folder, record),
+        limit_ms=min((c.limit(teacher) for c in ceilings_on(device, constraints_of(recipe))), default=None),
+        counts=_counts(device, folder, record),
         failures=Counter(t.user_attrs.get("cause", "unknown") for t in record.trials((TrialState.FAIL,))),
         phases=attrs.get("seconds", {}),
         overhead=attrs.get("overhead"),
@@ -96,11 +109,11 @@ def _student(row: Mapping[str, Any]) -> Student:
     )
 
 
-def _candidates(record: Record, recipe: Recipe) -> tuple[Candidate, ...]:
+def _candidates(device: str, record: Record, recipe: Recipe) -> tuple[Candidate, ...]:
     """Return every student of the search phase; the front is that of the feasible ones trained in full."""
     trials = latest(record.trials((TrialState.COMPLETE,)))
-    feasible = [max(trial.constraints.values(), default=0.0) <= 0 for trial in trials]
-    objectives = [Objective.of(name) for name in recipe.objectives]
+    feasible = [miss_on(device, trial.constraints) <= 0 for trial in trials]
+    objectives = objectives_on(device, objectives_of(recipe))
     full = {trial.number for trial in trained_in_full(trials)}
     entrants = [trial for trial, good in zip(trials, feasible, strict=True) if good and trial.number in full]
     front = _front(entrants, objectives)
@@ -108,7 +121,7 @@ def _candidates(record: Record, recipe: Recipe) -> tuple[Candidate, ...]:
         Candidate(
             f"trial {trial.number}",
             trial.user_attrs["metrics"]["accuracy"],
-            trial.user_attrs["metrics"]["latency_ms"],
+            seen_on(device, trial.user_attrs["metrics"])["latency_ms"],
             trial.user_attrs["shape"],
             trial.number in front,
             good,
@@ -125,19 +138,13 @@ def _front(trials: Sequence[FrozenTrial], objectives: Sequence[Objective]) -> se
     return {trial.number for trial, kept in zip(trials, keep, strict=True) if kept}
 
 
-def _counts(folder: RunFolder, record: Record) -> dict[str, int]:
+def _counts(device: str, folder: RunFolder, record: Record) -> dict[str, int]:
     """Return how much was done."""
-    shapes = {str(row["genes"]) for row in read_json(folder.profile)["rows"]} if folder.profile.exists() else set()
+    path = folder.profile_on(device)
+    shapes = {str(row["genes"]) for row in read_json(path)["rows"]} if path.exists() else set()
     return {
         "artefacts profiled": len(shapes),
         "students trained": len(latest(record.trials((TrialState.COMPLETE,)))),
         "failed": len(record.trials((TrialState.FAIL,))),
         "refused before training": len(record.trials((TrialState.PRUNED,))),
     }
-
-
-def _latency_limit(recipe: Recipe, teacher: Mapping[str, float]) -> float | None:
-    """Return the tightest upper bound on latency in ms, None without one."""
-    constraints = [Constraint.parse(text) for text in recipe.constraints]
-    limits = [c.limit(teacher) for c in constraints if c.metric == "latency_ms" and c.is_ceiling]
-    return min(limits, default=None)

@@ -125,6 +125,7 @@ class ReportData:
         is_uniform: The students load with plain transformers.
         best_folder: Path of the best student's folder, as a user would type it.
         rungs: Where training may have been stopped, empty when all students were trained in full.
+        others: The same search on its other devices, where this is the first of several.
     """
 
     name: str
@@ -146,3 +147,9 @@ class ReportData:
     is_uniform: bool = True
     best_folder: str = ""
     rungs: tuple[Rung, ...] = ()
+    others: tuple["ReportData", ...] = ()
+
+    @property
+    def each(self) -> tuple["ReportData", ...]:
+        """Return the figures of all devices."""
+        return (self, *self.others)

@@ -83,9 +83,9 @@ def explained(error: ValidationError, text: str, path: Path | None, model: type[
 
 
 def _keys_at(root: type[BaseModel], sections: Sequence[str]) -> list[str]:
-    """Return the keys that a section of a model allows."""
+    """Return the keys that a section of a model allows, or each of a list of sections."""
     model: Any = root
-    for section in sections:
+    for section in (name for name in sections if not name.isdigit()):
         field = getattr(model, "model_fields", {}).get(section)
         options = getattr(field.annotation, "__args__", (field.annotation,)) if field else ()
         model = next((option for option in options if hasattr(option, "model_fields")), None)
@@ -96,6 +96,10 @@ def _line_of(node: yaml.Node | None, keys: Sequence[str]) -> int:
     """Return the line (from 1) of a nested key in a YAML document, 0 if it is not there."""
     line = 0
     for key in keys:
+        if isinstance(node, yaml.SequenceNode) and key.isdigit() and int(key) < len(node.value):
+            node = node.value[int(key)]
+            line = node.start_mark.line + 1
+            continue
         if not isinstance(node, yaml.MappingNode):
             break
         pair = next(((k, v) for k, v in node.value if k.value == key), None)

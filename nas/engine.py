@@ -22,11 +22,13 @@ from nas.devices.settings import check_device, check_fits, resolved
 from nas.executor import Executor
 from nas.finalize import Finalize
 from nas.foresight import foresight
+from nas.goals import constraints_of, objectives_of, on
+from nas.knowledge import Profile
 from nas.meter import MeteredExecutor
-from nas.objectives import Constraint, Objective, check_consistent
+from nas.objectives import LATENCY, Constraint, at, check_consistent
 from nas.pareto import pareto_front
 from nas.prepare import Prepared, prepare
-from nas.profile import Profile, check_feasible, profile
+from nas.profile import check_feasible, profiles
 from nas.progress import FrontRow, Progress, Snapshot
 from nas.recipe import Recipe
 from nas.record import Record
@@ -65,7 +67,7 @@ class Engine:
             StateError: The search cannot go on; what was finished is kept.
         """
         check_names(self.recipe)
-        self.recipe = self.recipe.model_copy(update={"device": resolved(self.recipe.device)})
+        self.recipe = self.recipe.on([resolved(settings) for settings in self.recipe.targets.values()])
         self.executor = meter = MeteredExecutor(RetryingExecutor(self.executor))
         with self._timed("prepare"):
             prepared = prepare(self.recipe, self.folder, self.progress, self._check_and_connect)
@@ -77,11 +79,11 @@ class Engine:
             run_id = self.tracker.start(self.recipe.name, _flat(prepared.bundle.recipe), self.record.attrs.get("run"))
             self.record.set_attr("run", run_id)
         with self._timed("profile"):
-            known = profile(prepared, self.folder, self.executor, self.progress)
+            known = profiles(self.recipe.targets, prepared, self.folder, self.executor, self.progress)
             known.teacher.update(prepared.scores)
             self._report_profile(known)
             self._keep_profile(known)
-            constraints = [Constraint.parse(text) for text in self.recipe.constraints]
+            constraints = constraints_of(self.recipe)
             check_feasible(known, constraints, self.recipe.search.seed)
         with self._timed("search"):
             left_s = self._timer()
@@ -98,12 +100,13 @@ class Engine:
 
     def _check_and_connect(self, candidates: Candidates) -> None:
         """Check the last that can be checked before the slow part, and start the workers meanwhile."""
-        search, device, most = self.recipe.search, self.recipe.device, candidates.teacher.n_positions
-        tokens = max([device.tokens or 0, *(device.mix or ())])
+        search, most = self.recipe.search, candidates.teacher.n_positions
         make_sampler(search.strategy, candidates.space, search.seed, search.options)
-        if tokens > most:
-            where = "mix" if device.mix else "tokens"
-            raise ConfigError(f"device.{where}: {tokens} is more than the teacher's {most} positions; choose less.")
+        for name, device in self.recipe.targets.items():
+            tokens = max([device.tokens or 0, *(device.mix or ())])
+            if tokens > most:
+                where = f"{f'devices.{name}' if name else 'device'}.{'mix' if device.mix else 'tokens'}"
+                raise ConfigError(f"{where}: {tokens} is more than the teacher's {most} positions; choose less.")
         self.executor.connect(wait=False)
 
     def _open_record(self, prepared: Prepared) -> Record:
@@ -125,8 +128,7 @@ class Engine:
         is_asked = settings.warm_start and settings.knapsack and settings.trials > n_first  # else none gets its turn
         if is_asked and "knapsack" not in self.record.attrs:
             started = time.monotonic()
-            objectives = [Objective.of(name) for name in self.recipe.objectives]
-            seeds, damages = knapsack_seeds(prepared, known, objectives, constraints)
+            seeds, damages = knapsack_seeds(prepared, known, objectives_of(self.recipe), constraints)
             self.record.set_attr("damages", to_rows(damages))
             self.record.set_attr("knapsack", [known.candidates.space.complete(genes) for genes in seeds])
             words = "; ".join(known.candidates.describe(genes) for genes in seeds) or "none beyond the warm start"
@@ -143,7 +145,7 @@ class Engine:
         rungs = Rungs(fidelity, self.record, self.folder.checkpoints) if fidelity is not None else None
         search = Search(
             self.recipe.search,
-            [Objective.of(name) for name in self.recipe.objectives],
+            objectives_of(self.recipe),
             constraints,
             known,
             self.record,
@@ -183,8 +185,9 @@ class Engine:
             self.progress.warn(f"trial {trial.number} failed ({attrs['cause']}): {attrs['message']}")
         else:
             metrics = trial.user_attrs["metrics"]
+            latencies = [f"~{metrics[at(LATENCY, e.device)]:.2f} ms{on(e.device)}" for e in known.each]
             self.progress.say(
-                f"trial {trial.number}: accuracy {metrics['accuracy']:.3f}, ~{metrics['latency_ms']:.2f} ms, "
+                f"trial {trial.number}: accuracy {metrics['accuracy']:.3f}, {', '.join(latencies)}, "
                 f"{metrics['size_bytes'] / 1e6:.1f} MB, {_described(trial)}"
             )
             if "extrapolated" in trial.user_attrs:
@@ -207,25 +210,25 @@ class Engine:
         return Snapshot("search", len(ended), self.recipe.search.trials, running, failed, front, base, left_s)
 
     def _report_profile(self, known: Profile) -> None:
-        """Say what the teacher and the predictor are like."""
-        teacher, report = known.teacher, known.latency.report
-        self.progress.say(
-            f"teacher: accuracy {teacher['accuracy']:.3f}, {teacher['latency_ms']:.2f} ms, "
-            f"{teacher['size_bytes'] / 1e6:.1f} MB; fastest student {known.fastest_ms:.3f} ms"
-        )
-        self.progress.say(
-            f"latency predictor: held-out error {report.mape:.1%}, {report.within_10:.0%} within 10 %, "
-            f"Spearman {report.spearman:.3f}, n = {report.n}"
-        )
+        """Say what the teacher and the predictor are like, on every device."""
+        for each in known.each:
+            teacher, report = each.teacher, each.latency.report
+            self.progress.say(
+                f"teacher{on(each.device)}: accuracy {known.teacher['accuracy']:.3f}, {teacher[LATENCY]:.2f} ms, "
+                f"{teacher['size_bytes'] / 1e6:.1f} MB; fastest student {each.fastest_ms:.3f} ms"
+            )
+            self.progress.say(
+                f"latency predictor{on(each.device)}: held-out error {report.mape:.1%}, {report.within_10:.0%} within "
+                f"10 %, Spearman {report.spearman:.3f}, n = {report.n}"
+            )
 
     def _keep_profile(self, known: Profile) -> None:
-        """Keep in the study what a report needs of the profile."""
-        report = known.latency.report
+        """Keep in the study what a report needs of the profile, and where there are several devices of each."""
         self.record.set_attr("teacher", known.teacher)
-        self.record.set_attr("environment", known.environment)
-        self.record.set_attr("n_tokens", known.n_tokens)
-        figures = {name: value for name, value in report.to_json().items() if name != "variants"}
-        self.record.set_attr("predictor", figures)
+        for name, value in _facts(known).items():
+            self.record.set_attr(name, value)
+        if known.others:
+            self.record.set_attr("devices", {each.device: _facts(each) for each in known.each})
 
     def _summarise(self, known: Profile, students: list[dict[str, Any]], meter: MeteredExecutor) -> None:
         """Keep the share of overhead, and log the best student's figures."""
@@ -240,6 +243,8 @@ class Engine:
         figures = {f"best_{name}": value for name, value in best["metrics"].items()}
         figures |= {f"teacher_{name}": value for name, value in known.teacher.items()}
         figures |= {"best_speedup": best["measurement"]["speedup"], "predictor_mape": report.mape}
+        for each in known.others:
+            figures[at("predictor_mape", each.device)] = each.latency.report.mape
         self.tracker.log_summary(figures, [])
 
     @contextmanager
@@ -262,7 +267,7 @@ class Engine:
 
 def open_record(folder: RunFolder, recipe: Recipe, sampler: BaseSampler | None = None) -> Record:
     """Return the record of a run, created if need be; without a sampler it is only to be read."""
-    objectives = [Objective.of(name) for name in recipe.objectives]
+    objectives = objectives_of(recipe)
     return Record.open(
         folder.storage_url,
         recipe.name,
@@ -300,19 +305,23 @@ def check_names(recipe: Recipe) -> None:
     Raises:
         ConfigError: It lists the known names and the nearest one, or says what is allowed.
     """
-    for name in recipe.objectives:
-        Objective.of(name)
-    check_consistent([Constraint.parse(text) for text in recipe.constraints], None)
+    check_consistent(constraints_of(recipe), None)
     search = recipe.search
-    check_search(search.strategy, search.options, len(recipe.objectives), search.trials)
+    check_search(search.strategy, search.options, len(objectives_of(recipe)), search.trials)
     if recipe.space.family not in FAMILIES:
         raise unknown_name(FAMILIES.what, recipe.space.family, list(FAMILIES))
     cluster = recipe.cluster
     is_elsewhere = cluster.executor == "ray" and bool(cluster.address or os.environ.get("RAY_ADDRESS"))
-    device = resolved(recipe.device)
-    check_device(device, is_here=not is_elsewhere)
-    for methods in (recipe.compress, *recipe.or_compress):
-        check_fits(device, methods)
+    for device in map(resolved, recipe.targets.values()):
+        check_device(device, is_here=not is_elsewhere)
+        for methods in (recipe.compress, *recipe.or_compress):
+            check_fits(device, methods)
+
+
+def _facts(known: Profile) -> dict[str, Any]:
+    """Return what a report needs of the profile of one device."""
+    figures = {name: value for name, value in known.latency.report.to_json().items() if name != "variants"}
+    return {"environment": known.environment, "n_tokens": known.n_tokens, "predictor": figures}
 
 
 def _front_row(trial: FrozenTrial) -> FrontRow:
@@ -350,6 +359,8 @@ def _trial_run(trial: FrozenTrial) -> TrialRun:
 def _finalist_run(row: dict[str, Any], folder: Path) -> TrialRun:
     """Return a delivered student as the tracker sees it, with its files."""
     metrics = {**row["metrics"], "speedup": row["measurement"]["speedup"], "accuracy_mean": row["accuracy_mean"]}
+    for device, told in row.get("devices", {}).items():
+        metrics[at("speedup", device)] = told["measurement"]["speedup"]
     tags = {"shape": row["shape"], "finalist": "true"}
     return TrialRun(
         row["trial"], f"finalist-{row['name']}", "finished", row["genes"], metrics, row["curves"], tags, folder

@@ -23,12 +23,14 @@ class Task:
         kind: ``train`` needs CPUs or GPUs, ``measure`` an exclusive slot on the device.
         spec: JSON values only.
         blobs: Binary inputs, e.g. artefacts to measure.
+        device: On which of several devices to measure; the only one is called "".
     """
 
     uid: str
     kind: Kind
     spec: Mapping[str, Any]
     blobs: Mapping[str, bytes] = field(default_factory=dict)
+    device: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """Phase 4, finalize: the best of the front trained in full, with several seeds, and measured beside the teacher.
 
-Only numbers from here are results; everything before was a search signal.
+With several devices each names the best of its own front; a student that more than one of them names is trained once,
+and all are measured on all devices. Only numbers from here are results; everything before was a search signal.
 """
 
-import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,13 +13,15 @@ import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.choice import best, finalists
-from nas.devices.base import FILES
+from nas.devices.base import file_names
 from nas.devices.settings import open_device
 from nas.executor import Executor, Task
 from nas.files import atomic_write, read_json, run_path, write_json
-from nas.objectives import Constraint, Objective
+from nas.goals import constraints_of, constraints_on, miss_on, objectives_of, objectives_on, on
+from nas.knowledge import Profile
+from nas.objectives import at
 from nas.prepare import Prepared
-from nas.profile import Profile, remember
+from nas.profile import remember
 from nas.progress import Progress, Snapshot
 from nas.recipe import Recipe
 from nas.record import Record
@@ -27,6 +29,8 @@ from nas.run_folder import RunFolder
 from nas.rungs import latest, trained_in_full
 from nas.spelling import with_content
 from nas.student import save
+from nas.students import best_on, row_on, student_row
+from nas.trial import part_of
 from search_spaces.errors import StateError
 from search_spaces.families.text_encoder import Architecture
 
@@ -54,11 +58,13 @@ class Finalize:
         """Keep what the phase needs."""
         self.recipe, self.prepared, self.known = recipe, prepared, known
         self.record, self.folder = record, folder
-        self.objectives = [Objective.of(name) for name in recipe.objectives]
-        self.constraints = [Constraint.parse(text) for text in recipe.constraints]
+        self.objectives, self.constraints = objectives_of(recipe), constraints_of(recipe)
+        self.devices = {name: open_device(settings) for name, settings in recipe.targets.items()}
 
     def run(self, executor: Executor, progress: Progress) -> list[dict[str, Any]]:
-        """Return one JSON row a delivered student, best first; also kept in the study as ``students``.
+        """Return one JSON row a delivered student, see `student_row`, best first, of several devices on the first.
+
+        They are kept in the study as ``students``, and ``best`` has the name of the best one of each device.
 
         Raises:
             StateError: No trial gave a student.
@@ -69,27 +75,34 @@ class Finalize:
             return list(self.record.attrs["students"])
         trained = self._train(entrants, executor, progress)
         progress.show(Snapshot("measure finalists"))
-        measured = self._measure(trained, executor)
+        measured = {each.device: self._measure(trained, each, executor) for each in self.known.each}
         rows = self._deliver(trained, measured)
-        remember(self.known, self.folder, [{**row["measurement"], "genes": row["genes"]} for row in rows])
+        for each in self.known.each:
+            seen = [{**row_on(each.device, row)["measurement"], "genes": row["genes"]} for row in rows]
+            remember(each, self.folder, seen)
         self.record.set_attr("students", rows)
         self.record.set_attr("finalists", numbers)
         shutil.rmtree(self.folder.finalists, ignore_errors=True)
         return rows
 
     def _choose(self) -> list[Finalist]:
-        """Return the finalists, named after their shape: the best as it stands now, then others of the front."""
+        """Return the finalists, named after their shape, each once: those of every device's front."""
         trials = self.record.trials((TrialState.COMPLETE,))
         if not trials:
             n_failed = len(self.record.trials((TrialState.FAIL,)))
             raise StateError(f"finalize: all {n_failed} trials failed; see why in log.txt, then run nas resume.")
         trials = trained_in_full(latest(trials))
-        metrics = [trial.user_attrs["metrics"] for trial in trials]
-        costs = np.array([[o.cost(known[o.name]) for o in self.objectives] for known in metrics])
-        misses = np.array([max(t.constraints.values(), default=0.0) for t in trials])
-        first = best(metrics, self.objectives, self.constraints, self.known.teacher)
-        picks = finalists(costs, misses, self.recipe.finalize.finalists, first)
+        picks = dict.fromkeys(i for device in self.devices for i in self._choose_on(device, trials))
         return [Finalist(trials[i], self._name(trials[i])) for i in picks]
+
+    def _choose_on(self, device: str, trials: Sequence[FrozenTrial]) -> list[int]:
+        """Return the places of a device's finalists: the best as it stands now, then others of its front."""
+        objectives, constraints = objectives_on(device, self.objectives), constraints_on(device, self.constraints)
+        metrics = [trial.user_attrs["metrics"] for trial in trials]
+        costs = np.array([[o.cost(known[o.name]) for o in objectives] for known in metrics])
+        misses = np.array([miss_on(device, trial.constraints) for trial in trials])
+        first = best(metrics, objectives, constraints, self.known.teacher)
+        return finalists(costs, misses, self.recipe.finalize.finalists, first)
 
     def _name(self, trial: FrozenTrial) -> str:
         """Return a name that says what the student is, e.g. ``t017-3x384-int8``."""
@@ -141,7 +154,7 @@ class Finalize:
     def _keep(self, finalist: Finalist, seed: int, value: dict[str, Any]) -> None:
         """Write a trained seed to the run folder; the JSON comes last."""
         path = self._result(finalist, seed)
-        for part in ("weights", "artefact"):
+        for part in [name for name, content in value.items() if isinstance(content, bytes)]:
             atomic_write(path.with_suffix(f".{part}"), value.pop(part))
         write_json(path, {**value, "seed": seed})
 
@@ -150,9 +163,10 @@ class Finalize:
         paths = [self._result(finalist, seed) for seed in range(self.recipe.finalize.seeds)]
         return Finalist(finalist.trial, finalist.name, tuple(read_json(p) for p in paths if p.exists()))
 
-    def _measure(self, entrants: Sequence[Finalist], executor: Executor) -> dict[str, dict[str, Any]]:
+    def _measure(self, entrants: Sequence[Finalist], known: Profile, executor: Executor) -> dict[str, dict[str, Any]]:
         """Measure the delivered artefacts interleaved with the teacher's; nothing else of the search runs meanwhile.
 
+        The profile says on which device.
         Where the teacher takes longer than in the profile phase, something else does: that is measured again.
         """
         if not entrants:
@@ -160,86 +174,72 @@ class Finalize:
                 f"finalize: {len(entrants)} finalists were trained to the end; at least 1 has to be. See log.txt, then "
                 "run nas resume."
             )
-        blobs = {f.name: self._part(f, "artefact") for f in entrants}
+        blobs = {f.name: self._artefact(f, known.device) for f in entrants}
         found: dict[str, dict[str, Any]] = {}
         for _ in range(ATTEMPTS):
             waiting = {name: blob for name, blob in blobs.items() if name not in found or found[name]["contended"]}
             if not waiting:
                 break
-            for name, row in self._measure_once(waiting, executor).items():
-                row["contended"] = row["contended"] or row["reference_ms"] > self.known.calm_ms
+            for name, row in self._measure_once(waiting, known, executor).items():
+                row["contended"] = row["contended"] or row["reference_ms"] > known.calm_ms
                 found[name] = min((found.get(name, row), row), key=lambda each: float(each["reference_ms"]))
         return found
 
-    def _measure_once(self, blobs: dict[str, bytes], executor: Executor) -> dict[str, dict[str, Any]]:
+    def _measure_once(self, blobs: dict[str, bytes], known: Profile, executor: Executor) -> dict[str, dict[str, Any]]:
         """Return a measurement of each artefact."""
         timeout_s = self.recipe.search.trial_timeout_s
-        spec = {"candidates": [], "tokens": self.prepared.n_tokens, "quick": False, "timeout_s": timeout_s}
-        executor.submit(Task("final-measure", "measure", spec, blobs))
+        spec = {"candidates": [], "tokens": known.n_tokens, "quick": False, "timeout_s": timeout_s}
+        executor.submit(Task(at("final-measure", known.device), "measure", spec, blobs, known.device))
         outcomes: list[Any] = []
         while not outcomes:
             outcomes = executor.wait(1.0)
         if outcomes[0].value is None:
-            raise StateError(f"finalize: measuring failed: {outcomes[0].failure.message}; run nas resume.")
+            where, why = on(known.device), outcomes[0].failure.message
+            raise StateError(f"finalize: measuring{where} failed: {why}; run nas resume.")
         return dict(zip(sorted(blobs), outcomes[0].value["measurements"], strict=True))
 
+    def _artefact(self, finalist: Finalist, device: str) -> bytes:
+        """Return the file of the delivered seed that a device runs."""
+        return self._part(finalist, part_of(self.devices[device], next(iter(self.devices.values()))))
+
     def _part(self, finalist: Finalist, part: str) -> bytes:
-        """Return the weights or the artefact of the delivered seed."""
+        """Return the weights or a file of the delivered seed."""
         content: bytes = self._result(finalist, finalist.chosen["seed"]).with_suffix(f".{part}").read_bytes()
         return content
 
     def _deliver(self, entrants: Sequence[Finalist], measured: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
         """Write the students' folders and return the rows, best first."""
-        rows = [self._row(finalist, measured[finalist.name]) for finalist in entrants]
-        typical = [{**row["metrics"], "accuracy": row["accuracy_mean"]} for row in rows]  # not the luckiest seed
-        first = best(typical, self.objectives, self.constraints, self.known.teacher)
-        file = FILES[open_device(self.recipe.device).format]
-        order = [first, *sorted((i for i in range(len(rows)) if i != first), key=lambda i: -rows[i]["accuracy_mean"])]
+        rows = [
+            student_row(f.name, f.trial, f.results, f.chosen, seen, self.known, self.constraints)
+            for f in entrants
+            for seen in [{device: found[f.name] for device, found in measured.items()}]
+        ]
+        goals = (self.objectives, self.constraints, self.known.teacher)
+        first = {device: best_on(device, rows, *goals) for device in self.devices}
+        others = sorted(range(len(rows)), key=lambda i: -rows[i]["accuracy_mean"])
         for finalist, row in zip(entrants, rows, strict=True):
-            config = Architecture.from_json(finalist.chosen["architecture"]).config
-            artefact, weights = self._part(finalist, "artefact"), self._part(finalist, "weights")
-            target = run_path(self.folder.students, finalist.name)
-            facts = {key: row[key] for key in ("name", "genes", "shape", "metrics", "measurement", "feasible")}
-            facts |= {"teacher": self.recipe.teacher.model, "teacher_metrics": self.known.teacher}
-            facts |= {"artefact": file}
-            facts |= {"text_columns": len(self.recipe.data.text), "max_length": self.recipe.data.max_length}
-            words = finalist.chosen.get("tokenizer")  # None: the teacher's
-            tokenizer = self.prepared.teacher.tokenizer
-            tokenizer = tokenizer if words is None else with_content(tokenizer, words["content"])
-            save(target, config, weights, artefact, tokenizer, facts, file)
-        return [rows[i] for i in order]
+            self._save(finalist, row)
+        self.record.set_attr("best", {device: rows[i]["name"] for device, i in first.items()})
+        return [rows[i] for i in dict.fromkeys([*first.values(), *others])]
 
-    def _row(self, finalist: Finalist, measurement: dict[str, Any]) -> dict[str, Any]:
-        """Return all that is known of a delivered student; its metrics are measured, none predicted."""
-        accuracies = [result["metrics"]["accuracy"] for result in finalist.results]
-        tests = [r["metrics"]["test_accuracy"] for r in finalist.results if "test_accuracy" in r["metrics"]]
-        genes, chosen = finalist.trial.user_attrs["genes"], finalist.chosen
-        metrics = {
-            **self.known.metrics(genes),
-            **chosen["metrics"],
-            "latency_ms": measurement["median_ms"],
-            "size_bytes": float(measurement["size_bytes"]),
-        }
-        typical = {**metrics, "accuracy": float(np.mean(accuracies))}  # a constraint is not met by a lucky seed
-        misses = {str(c): c.violation(typical, self.known.teacher) for c in self.constraints}
-        foretold = self.known.foretell(genes)
-        return {
-            "name": finalist.name,
-            "trial": finalist.trial.number,
-            "genes": genes,
-            "shape": finalist.trial.user_attrs["shape"],
-            "metrics": metrics,
-            "measurement": measurement,
-            "predicted_latency_ms": foretold.value,
-            "predicted_low_ms": foretold.low,
-            "predicted_high_ms": None if math.isinf(foretold.high) else foretold.high,
-            "accuracy_mean": float(np.mean(accuracies)),
-            "accuracy_sd": float(np.std(accuracies)),
-            "test_mean": float(np.mean(tests)) if tests else None,
-            "test_sd": float(np.std(tests)) if tests else None,
-            "seeds": len(accuracies),
-            "curves": chosen["curves"],
-            "reports": chosen["reports"],
-            "misses": misses,
-            "feasible": all(miss <= 0 for miss in misses.values()),
-        }
+    def _save(self, finalist: Finalist, row: dict[str, Any]) -> None:
+        """Write a student's folder, with a file for each format of the devices."""
+        names = file_names(device.format for device in self.devices.values())
+        files = {device: names[made.format] for device, made in self.devices.items()}
+        figures = ("metrics", "measurement", "feasible")
+        facts = {key: row[key] for key in ("name", "genes", "shape", *figures)}
+        facts |= {"teacher": self.recipe.teacher.model, "teacher_metrics": self.known.teacher}
+        facts |= {"artefact": files[self.known.device]}
+        facts |= {"text_columns": len(self.recipe.data.text), "max_length": self.recipe.data.max_length}
+        if "devices" in row:
+            each = {device: {key: told[key] for key in figures} for device, told in row["devices"].items()}
+            facts |= {"devices": {device: {"artefact": files[device], **told} for device, told in each.items()}}
+        words = finalist.chosen.get("tokenizer")  # None: the teacher's
+        tokenizer = self.prepared.teacher.tokenizer
+        tokenizer = tokenizer if words is None else with_content(tokenizer, words["content"])
+        config, weights = (
+            Architecture.from_json(finalist.chosen["architecture"]).config,
+            self._part(finalist, "weights"),
+        )
+        artefacts = {file: self._artefact(finalist, device) for device, file in files.items()}
+        save(run_path(self.folder.students, finalist.name), config, weights, artefacts, tokenizer, facts)

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from nas.objectives import Constraint, Objective
-from nas.profile import Profile
+from nas.knowledge import Profile
+from nas.objectives import Constraint, Objective, at
 from nas.sensitivity import Damages, summed
 from nas.strategies.foreknowledge import Foreknowledge
 from search_spaces.seeding import rng_for
@@ -42,10 +42,11 @@ def foresight(
         return lambda candidates: np.array([objective.cost(metrics(genes)[objective.name]) for genes in candidates])
 
     foreseen = metrics(known.candidates.space.sample(rng_for(0, "foresight")))
+    once = [name for name in foreseen if at(name, known.device) not in foreseen.keys() - {name}]
 
     def features(candidates: Sequence[Genes]) -> np.ndarray:
-        values = np.array([[*metrics(genes).values()] for genes in candidates])
-        logarithms: np.ndarray = np.log(values.reshape(len(candidates), len(foreseen)))
+        values = np.array([[metrics(genes)[name] for name in once] for genes in candidates])
+        logarithms: np.ndarray = np.log(values.reshape(len(candidates), len(once)))
         return logarithms
 
     costs = {place: costs_of(o) for place, o in enumerate(objectives) if o.name in foreseen}

@@ -7,7 +7,7 @@ numbers by the name of their metric; not where they come from.
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from search_spaces.errors import ConfigError
@@ -38,13 +38,22 @@ SCALES: Mapping[str, Mapping[str, float]] = {  # unit of a metric -> suffix a pe
     "": {"K": 1e3, "M": 1e6, "G": 1e9},
 }
 DROP = "_drop"
-PATTERN = re.compile(r"\s*(\w+)\s*(<=|>=)\s*([+-]?[\d_.]+(?:[eE][+-]?\d+)?)\s*(%|[A-Za-z]*)\s*")
+AT = "@"  # between a metric and the device it is meant on, where a search is for several
+LATENCY = "latency_ms"
+BY_DEVICE = (LATENCY,)  # metrics that the search tells apart by device
+PATTERN = re.compile(r"\s*(\w+(?:@[\w.-]+)?)\s*(<=|>=)\s*([+-]?[\d_.]+(?:[eE][+-]?\d+)?)\s*(%|[A-Za-z]*)\s*")
 FORMS = "write e.g. 'latency_ms <= 1.0', 'accuracy_drop <= 1%' or 'size <= 25%' (% is relative to the teacher)"
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A metric to optimise; inside the search it is a cost, smaller is better."""
+    """A metric to optimise; inside the search it is a cost, smaller is better.
+
+    Attributes:
+        name: Of the metric, e.g. ``accuracy``, or ``latency_ms@phone`` on one of several devices.
+        direction: What is better.
+        unit: Of its values.
+    """
 
     name: str
     direction: Direction
@@ -58,7 +67,11 @@ class Objective:
             ConfigError: The metric is unknown.
         """
         metric = _metric_name(name, "objectives", name)
-        return cls(metric, METRICS[metric].direction, METRICS[metric].unit)
+        return cls(metric, metric_of(metric).direction, metric_of(metric).unit)
+
+    def on(self, device: str) -> "Objective":
+        """Return the same objective on a device."""
+        return replace(self, name=at(plain(self.name), device))
 
     def cost(self, value: float) -> float:
         """Return a value of the metric as a cost."""
@@ -74,7 +87,8 @@ class Constraint:
     """A bound that a student must keep.
 
     Attributes:
-        metric: The metric that is bounded; that of ``accuracy_drop`` is ``accuracy``.
+        metric: The metric that is bounded; that of ``accuracy_drop`` is ``accuracy``, and that of
+            ``latency_ms@phone`` is named so.
         sense: Which side of the bound is allowed, of the metric or of its drop, as written.
         bound: The number as written: in per cent of the teacher's value when ``is_relative``, else in the metric's
             unit.
@@ -103,9 +117,10 @@ class Constraint:
         if match is None:
             raise ConfigError(f"{where} is not a constraint; {FORMS}.")
         name, sense, number, suffix = match.groups()
-        is_drop = name.endswith(DROP)
-        metric = _metric_name(name.removesuffix(DROP), where, name)
-        factor = 1.0 if suffix in ("", "%") else _factor(METRICS[metric].unit, suffix, where)
+        written, device = plain(name), device_of(name)
+        is_drop = written.endswith(DROP)
+        metric = _metric_name(at(written.removesuffix(DROP), device), where, name)
+        factor = 1.0 if suffix in ("", "%") else _factor(metric_of(metric).unit, suffix, where)
         bound = _number(number, where) * factor
         constraint = cls(metric, "<=" if sense == "<=" else ">=", bound, suffix == "%", is_drop)
         constraint._check_possible(where)
@@ -114,7 +129,12 @@ class Constraint:
     def __str__(self) -> str:
         """Return the text that `parse` turns back into an equal constraint."""
         number = repr(self.bound).removesuffix(".0")
-        return f"{self.metric}{DROP * self.is_drop} {self.sense} {number}{'%' * self.is_relative}"
+        name = at(plain(self.metric) + DROP * self.is_drop, device_of(self.metric))
+        return f"{name} {self.sense} {number}{'%' * self.is_relative}"
+
+    def on(self, device: str) -> "Constraint":
+        """Return the same constraint on a device."""
+        return replace(self, metric=at(plain(self.metric), device))
 
     def limit(self, teacher: Mapping[str, float]) -> float:
         """Return the bound as a value of the metric.
@@ -128,12 +148,12 @@ class Constraint:
         bound = self.bound / 100 * abs(teacher[self.metric]) if self.is_relative else self.bound
         if not self.is_drop:
             return bound
-        return teacher[self.metric] + (-bound if METRICS[self.metric].direction == "maximize" else bound)
+        return teacher[self.metric] + (-bound if metric_of(self.metric).direction == "maximize" else bound)
 
     @property
     def is_ceiling(self) -> bool:
         """Return whether the metric itself must stay at or below the limit."""
-        return self.sense == "<=" and not (self.is_drop and METRICS[self.metric].direction == "maximize")
+        return self.sense == "<=" and not (self.is_drop and metric_of(self.metric).direction == "maximize")
 
     def violation(self, metrics: Mapping[str, float], teacher: Mapping[str, float]) -> float:
         """Return how far a student is beyond the bound, as a share of the bound; at most 0 means feasible.
@@ -153,7 +173,7 @@ class Constraint:
 
     def _check_possible(self, where: str) -> None:
         """Check what can be checked without a teacher."""
-        highest = METRICS[self.metric].highest
+        highest = metric_of(self.metric).highest
         if self.is_drop and self.sense == ">=":
             raise ConfigError(f"{where}: a drop has no lower bound; write {self.metric}{DROP} <= {self.bound:g}.")
         if self.bound < 0:
@@ -161,6 +181,26 @@ class Constraint:
         if self.sense == ">=" and not self.is_relative and self.bound > highest:
             hint = f"{self.bound / 100:g}, or {self.bound:g}% for a share of the teacher's"
             raise ConfigError(f"{where}: {self.metric} is at most {highest:g}. Write {hint}.")
+
+
+def at(metric: str, device: str) -> str:
+    """Return the name of a metric on one of several devices; on the only one, called "", it is the plain name."""
+    return f"{metric}{AT}{device}" if device else metric
+
+
+def plain(name: str) -> str:
+    """Return the metric of a name without its device."""
+    return name.partition(AT)[0]
+
+
+def device_of(name: str) -> str:
+    """Return the device that a metric's name says, "" where it says none."""
+    return name.partition(AT)[2]
+
+
+def metric_of(name: str) -> Metric:
+    """Return how to read the numbers of a known metric, on whatever device."""
+    return METRICS[plain(name)]
 
 
 def check_consistent(constraints: Iterable[Constraint], teacher: Mapping[str, float] | None) -> None:
@@ -182,7 +222,7 @@ def check_consistent(constraints: Iterable[Constraint], teacher: Mapping[str, fl
         is_share = constraint.is_relative and teacher is None
         groups.setdefault((constraint.metric, is_share), []).append((constraint, constraint.limit(scale)))
     for (metric, is_share), limits in groups.items():
-        _check_bounds(limits, math.inf if is_share else METRICS[metric].highest)
+        _check_bounds(limits, math.inf if is_share else metric_of(metric).highest)
 
 
 def _check_bounds(limits: list[tuple[Constraint, float]], highest: float) -> None:
@@ -201,11 +241,15 @@ def _check_bounds(limits: list[tuple[Constraint, float]], highest: float) -> Non
 
 
 def _metric_name(name: str, where: str, written: str) -> str:
-    """Return the metric behind a name or an alias; ``written`` is what the error quotes."""
-    metric = ALIASES.get(name, name)
+    """Return the metric behind a name or an alias, with its device; ``written`` is what the error quotes."""
+    metric, device = ALIASES.get(plain(name), plain(name)), device_of(name)
     if metric not in METRICS:
         raise unknown_name(f"{where}: metric", written, [*METRICS, *ALIASES, f"accuracy{DROP}"])
-    return metric
+    if AT in name and metric not in BY_DEVICE:
+        raise ConfigError(
+            f"{where}: {written!r} is not told apart by device; {' and '.join(BY_DEVICE)} is. Write {plain(written)}."
+        )
+    return at(metric, device)
 
 
 def _factor(unit: str, suffix: str, where: str) -> float:

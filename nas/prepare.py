@@ -7,7 +7,7 @@ teachers are found here, before any worker is started.
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from nas.files import MANIFEST, atomic_write, read_json, write_json
 from nas.meter import Stopwatch
 from nas.outputs import accuracy, cached_outputs, predict_logits
 from nas.progress import Progress, Snapshot
-from nas.recipe import Recipe, TeacherSettings
+from nas.recipe import DeviceSettings, Recipe, TeacherSettings
 from nas.run_folder import RunFolder
 from nas.spelling import tokenizer_to_json
 from nas.teacher import Teacher, fine_tune, load_teacher, save_teacher, teacher_labels
@@ -49,6 +49,7 @@ class Prepared:
         n_tokens: Sequence length that latency is measured at.
         scores: The teacher's accuracy, and test_accuracy where there is a test split.
         seconds: What took how long; ``teacher`` is all work of its own: fine-tuning, outputs, importance, accuracy.
+        device: Which of several devices that length is of; the only one is called "".
     """
 
     teacher: Teacher
@@ -58,6 +59,11 @@ class Prepared:
     n_tokens: int
     scores: Mapping[str, float]
     seconds: Mapping[str, float]
+    device: str = ""
+
+    def on(self, device: str, settings: DeviceSettings) -> "Prepared":
+        """Return the same for one of several devices."""
+        return replace(self, device=device, n_tokens=measured_length(settings, self.bundle.validation))
 
 
 def prepare(
@@ -109,14 +115,14 @@ def prepare(
     bundle = _bundle(recipe, teacher, (train, validation, test), outputs, importance)
     scores = baseline(bundle, teacher, folder)
     clock.lap("teacher")
-    return Prepared(teacher, data, bundle, candidates, measured_length(recipe, validation), scores, clock.laps)
+    return Prepared(teacher, data, bundle, candidates, measured_length(recipe.device, validation), scores, clock.laps)
 
 
-def measured_length(recipe: Recipe, validation: Tokens) -> int:
+def measured_length(device: DeviceSettings, validation: Tokens) -> int:
     """Return how many tokens the texts have that latency is measured with; of a mix of lengths the mean."""
-    if recipe.device.mix:
-        return round(sum(length * share for length, share in workload_of(recipe.device, 1).lengths))
-    return recipe.device.tokens or max(2, int(np.median(validation.lengths)))
+    if device.mix:
+        return round(sum(length * share for length, share in workload_of(device, 1).lengths))
+    return device.tokens or max(2, int(np.median(validation.lengths)))
 
 
 def teacher_outputs(

@@ -4,10 +4,9 @@ Latency does not depend on the values of weights, so nothing has to be trained f
 cannot meet a hard constraint is recognised in milliseconds.
 """
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,78 +17,40 @@ from nas.design import NEAR, POOL, design, design_near
 from nas.devices.base import Measurement
 from nas.executor import Executor, Task
 from nas.files import read_json, write_json
+from nas.goals import ceilings_on, on
+from nas.knowledge import Profile
 from nas.latency import Features, LatencyPredictor
-from nas.latency_fit import Prediction
-from nas.objectives import Constraint
+from nas.objectives import LATENCY, Constraint, at, device_of
 from nas.prepare import Prepared
 from nas.progress import Progress, Snapshot
+from nas.recipe import DeviceSettings
 from nas.run_folder import RunFolder
 from search_spaces.errors import DeviceError, InfeasibleError
 from search_spaces.seeding import rng_for
-from search_spaces.space import Genes, Value
+from search_spaces.space import Value
 
 
-@dataclass(frozen=True)
-class Profile:
-    """What is known of every student before it is trained.
+def profiles(
+    targets: Mapping[str, DeviceSettings],
+    prepared: Prepared,
+    folder: RunFolder,
+    executor: Executor,
+    progress: Progress,
+) -> Profile:
+    """Return the profile of the first device with those of the others, measured one after the other; see `profile`.
 
-    Attributes:
-        candidates: The space.
-        n_tokens: Sequence length of the measurements.
-        latency: Predicts ms from features and variant.
-        size: Predicts bytes of the artefact from the number of parameters and the variant.
-        teacher: Baseline metrics: latency_ms, size_bytes, macs, parameters and, once added, accuracy.
-        fastest_ms: The fastest student measured.
-        environment: What the device says of itself.
-        n_words: Rows of the word table by variant, as measured: methods that look at data may drop some.
-        calm_ms: The longest that the teacher takes while nothing disturbs the device.
+    Args:
+        targets: The devices, see `Recipe.targets`.
+        prepared: Of the recipe.
+        folder: Keeps the measurements.
+        executor: Measures.
+        progress: Hears how far it is.
     """
-
-    candidates: Candidates
-    n_tokens: int
-    latency: LatencyPredictor
-    size: LatencyPredictor
-    teacher: dict[str, float]
-    fastest_ms: float
-    environment: dict[str, str]
-    n_words: Mapping[str, int] = field(default_factory=dict)
-    calm_ms: float = math.inf
-
-    def metrics(self, genes: Genes) -> dict[str, float]:
-        """Return the metrics of a candidate that need no training; latency and size are predictions."""
-        variant = self.candidates.variant(genes)
-        known = self.candidates.known(genes, self.n_tokens, self.n_words.get(variant))
-        return {
-            "latency_ms": self.latency.predict(known.features, variant),
-            "size_bytes": self.size.predict({"parameters": known.parameters}, variant),
-            "macs": known.macs,
-            "parameters": known.parameters,
-        }
-
-    def foretell(self, genes: Genes) -> Prediction:
-        """Return the latency of a candidate with its interval, and a warning where it is an extrapolation."""
-        variant = self.candidates.variant(genes)
-        known = self.candidates.known(genes, self.n_tokens, self.n_words.get(variant))
-        return self.latency.foretell(known.features, variant)
-
-    def shortfall(self, genes: Genes, constraints: Sequence[Constraint]) -> float:
-        """Return by how much a candidate misses the constraints that are known, beyond what predictions may err.
-
-        Only metrics that need no training count; at most 0 means that the candidate is worth training. It is infinite
-        where a compressor cannot do its work.
-        """
-        if self.candidates.refusal(genes) is not None:
-            return math.inf
-        metrics = self.metrics(genes)
-        known = [c for c in constraints if c.metric in metrics]
-        return max((c.violation(metrics, self.teacher) - self._slack(genes, c.metric) for c in known), default=0.0)
-
-    def _slack(self, genes: Genes, metric: str) -> float:
-        """Return how far a prediction may miss before a candidate is given up: twice the held-out error."""
-        predictor = {"latency_ms": self.latency, "size_bytes": self.size}.get(metric)
-        if predictor is None:
-            return 0.0
-        return 2 * float(predictor.report.variants[self.candidates.variant(genes)]["mape"])
+    first, *others = (
+        profile(prepared.on(device, settings), folder, executor, progress) for device, settings in targets.items()
+    )
+    elsewhere = {name: value for other in others for name, value in other.teacher.items() if device_of(name)}
+    return replace(first, others=tuple(others), teacher={**first.teacher, **elsewhere})
 
 
 def profile(prepared: Prepared, folder: RunFolder, executor: Executor, progress: Progress) -> Profile:
@@ -98,10 +59,11 @@ def profile(prepared: Prepared, folder: RunFolder, executor: Executor, progress:
     Raises:
         DeviceError: The device cannot be measured.
     """
-    rows = read_json(folder.profile) if folder.profile.exists() else None
+    path = folder.profile_on(prepared.device)
+    rows = read_json(path) if path.exists() else None
     if rows is None:
         rows = _measure(prepared, executor, progress)
-        write_json(folder.profile, rows)
+        write_json(path, rows)
     return _fit(prepared, rows)
 
 
@@ -109,18 +71,19 @@ def remember(known: Profile, folder: RunFolder, measured: Sequence[Mapping[str, 
     """Add later measurements of students to the run's profile; it is fitted with them when the search is resumed.
 
     Args:
-        known: The profile so far.
+        known: The profile so far, of the device that measured them.
         folder: Its run.
         measured: ``genes`` and a `Measurement` as JSON each; those that something disturbed are left out. One of a
             student that was measured later before takes its place.
     """
-    stored, space = read_json(folder.profile), known.candidates.space
+    path, space = folder.profile_on(known.device), known.candidates.space
+    stored = read_json(path)
     later = {space.key(row["genes"]): row for row in stored.get("later", [])}
     for row in measured:
         n_words = known.n_words.get(known.candidates.variant(row["genes"]))
         if not row["contended"]:
             later[space.key(row["genes"])] = {**row, **({} if n_words is None else {"n_words": n_words})}
-    write_json(folder.profile, {**stored, "later": list(later.values())})
+    write_json(path, {**stored, "later": list(later.values())})
 
 
 def check_feasible(known: Profile, constraints: Sequence[Constraint], seed: int) -> None:
@@ -139,7 +102,7 @@ def check_feasible(known: Profile, constraints: Sequence[Constraint], seed: int)
     if known.shortfall(best, constraints) > 0:
         wanted = ", ".join(str(constraint) for constraint in constraints)
         raise InfeasibleError(
-            f"constraints: no student of this space meets {wanted}; the fastest student is {known.fastest_ms:.3f} ms "
+            f"constraints: no student of this space meets {wanted}; the fastest student is {known.fastest} "
             f"and the nearest is {known.candidates.describe(best)}. Relax a constraint or widen the space."
         )
 
@@ -152,14 +115,14 @@ def _measure(prepared: Prepared, executor: Executor, progress: Progress) -> dict
         _seed(prepared),
     )
     constraints = [Constraint.parse(text) for text in prepared.bundle.recipe["constraints"]]
-    limits = [each for each in constraints if each.metric == "latency_ms" and each.is_ceiling]
+    limits = ceilings_on(prepared.device, constraints)
     n_near = round(NEAR * n_shapes) if limits else 0
     shapes = design(candidates, n_shapes - n_near, seed)
     stored = _measure_calmly(prepared, shapes, {"rows": []}, executor, progress)
     if n_near:
         first = _fit(prepared, stored)
         limit_ms = min(limit.limit(first.teacher) for limit in limits)
-        near = design_near(candidates, shapes, n_near, seed, lambda g: first.metrics(g)["latency_ms"], limit_ms)
+        near = design_near(candidates, shapes, n_near, seed, lambda g: first.metrics(g)[LATENCY], limit_ms)
         stored = _measure_calmly(prepared, near, stored, executor, progress)
     return stored
 
@@ -173,12 +136,16 @@ def _measure_calmly(
 ) -> dict[str, Any]:
     """Measure shapes in every variant, one task a shape, once more what something disturbed; add them to others."""
     rows = list(stored["rows"])
-    items = {f"profile-{len(rows) + i}": prepared.candidates.variants(genes) for i, genes in enumerate(shapes)}
+    items = {
+        at(f"profile-{len(rows) + i}", prepared.device): prepared.candidates.variants(genes)
+        for i, genes in enumerate(shapes)
+    }
     found, facts = _run(prepared, items, executor, progress)
     calm_ms = calm_reference_ms([row["reference_ms"] for some in (rows, *found.values()) for row in some])
     again = {uid: items[uid] for uid, some in found.items() if _slowest_ms(some) > calm_ms}
     if again:
-        progress.say(f"profile: something disturbed {len(again)} of {len(items)} shapes; measuring them again")
+        where = on(prepared.device)
+        progress.say(f"profile{where}: something disturbed {len(again)} of {len(items)} shapes; measuring them again")
         second, _ = _run(prepared, again, executor, progress)
         found |= {uid: min(found[uid], some, key=_slowest_ms) for uid, some in second.items()}
     return {"rows": [*rows, *(row for uid in items for row in found[uid])], **facts}
@@ -197,7 +164,8 @@ def _run(
         for outcome in executor.wait(1.0):
             if outcome.value is None:
                 assert outcome.failure is not None
-                raise DeviceError(f"device: measuring failed ({outcome.failure.cause}): {outcome.failure.message}")
+                where, failure = on(prepared.device), outcome.failure
+                raise DeviceError(f"device: measuring{where} failed ({failure.cause}): {failure.message}")
             facts = {name: outcome.value[name] for name in ("environment", "reference_bytes")}
             pairs = zip(items[outcome.uid], outcome.value["measurements"], strict=True)
             found[outcome.uid] = [{"genes": genes, **measurement} for genes, measurement in pairs]
@@ -219,7 +187,7 @@ def _task(prepared: Prepared, uid: str, candidates: Sequence[Mapping[str, Value]
         "quick": True,
         "timeout_s": timeout_s,
     }
-    return Task(uid, "measure", spec)
+    return Task(uid, "measure", spec, device=prepared.device)
 
 
 def _seed(prepared: Prepared) -> int:
@@ -247,17 +215,18 @@ def _fit(prepared: Prepared, stored: dict[str, Any]) -> Profile:
     size = LatencyPredictor()
     size.fit([{"parameters": k.parameters} for k in known], np.array([float(m.size_bytes) for m in seen]), variants)
     teacher, family = candidates.teacher, candidates.family
+    teacher_ms = float(np.median([row["reference_ms"] for row in first]))
     baseline = {
-        "latency_ms": float(np.median([row["reference_ms"] for row in first])),
-        "size_bytes": float(stored["reference_bytes"]),
+        **dict.fromkeys((LATENCY, at(LATENCY, prepared.device)), teacher_ms),
+        **dict.fromkeys(("size_bytes", at("size_bytes", prepared.device)), float(stored["reference_bytes"])),
         "macs": float(family.macs(teacher, n_tokens)),
         "parameters": float(family.parameters(teacher)),
     }
-    latency = _fit_latency([k.features for k in known], seen, variants, baseline["latency_ms"])
+    latency = _fit_latency([k.features for k in known], seen, variants, teacher_ms)
     fastest = min(m.median_ms for m in seen)
     calm_ms = calm_reference_ms([row["reference_ms"] for row in stored["rows"]])
-    environment = dict(stored["environment"])
-    return Profile(candidates, n_tokens, latency, size, baseline, fastest, environment, n_words, calm_ms)
+    about = (dict(stored["environment"]), n_words, calm_ms, prepared.device)
+    return Profile(candidates, n_tokens, latency, size, baseline, fastest, *about)
 
 
 def _fit_latency(

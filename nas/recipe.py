@@ -3,10 +3,19 @@
 One frozen pydantic model a section; unknown keys are errors. Loading files is `launch`'s business.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from search_spaces.errors import ConfigError
 
@@ -66,6 +75,12 @@ class DeviceSettings(Section):
         None, min_length=1, description="processors to measure on; None: the idlest, one a thread"
     )
     note: str = Field("", max_length=200, description="what else a reader must know, e.g. the power mode")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_name(cls, told: Any) -> Any:
+        """Take a name alone as settings that say no more."""
+        return {"name": told} if isinstance(told, str) else told
 
     @model_validator(mode="after")
     def _check_calls(self) -> "DeviceSettings":
@@ -156,7 +171,7 @@ class SearchSettings(Section):
 class FinalizeSettings(Section):
     """What happens to the best of the front."""
 
-    finalists: int = Field(3, ge=1)
+    finalists: int = Field(3, ge=1, description="of the front; with several devices of each device's front")
     seeds: int = Field(3, ge=1)
     train: TrainSettings = TrainSettings(epochs=3.0)
 
@@ -186,7 +201,10 @@ class Recipe(Section):
     name: str = Field("search", pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
     teacher: TeacherSettings = TeacherSettings()
     data: DataSettings = DataSettings()
-    device: DeviceSettings = DeviceSettings()
+    device: DeviceSettings = Field(DeviceSettings(), description="of several devices the first")
+    devices: tuple[DeviceSettings, ...] = Field(
+        (), description="instead of device: a student is trained once, and measured on each of them"
+    )
     space: SpaceSettings = SpaceSettings()
     compress: dict[str, dict[str, Gene]] = Field(
         {
@@ -205,3 +223,40 @@ class Recipe(Section):
     finalize: FinalizeSettings = FinalizeSettings()
     tracking: TrackingSettings = TrackingSettings()
     cluster: ClusterSettings = ClusterSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_devices(cls, told: Any) -> Any:
+        """Keep the first of several devices as the device, too; a list of one is that device."""
+        devices = told.get("devices") if isinstance(told, dict) else None
+        if not devices or not isinstance(devices, Sequence) or isinstance(devices, str):
+            return told
+        if "device" in told:
+            raise ConfigError(f"device and a list of {len(devices)} devices are given; give one of the two keys")
+        rest = {key: value for key, value in told.items() if key != "devices"}
+        return {**rest, "device": devices[0], **({"devices": devices} if len(devices) > 1 else {})}
+
+    @field_validator("devices")
+    @classmethod
+    def _check_devices(cls, devices: tuple[DeviceSettings, ...]) -> tuple[DeviceSettings, ...]:
+        """Refuse two devices of one name."""
+        names = [device.name for device in devices]
+        if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+            raise ConfigError(f"{twice[0]!r} stands there twice; give each device a name of its own")
+        return devices
+
+    @model_serializer(mode="wrap")
+    def _write_devices(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Write one of the two keys, as they are read."""
+        written: dict[str, Any] = write(self)
+        written.pop("device" if self.devices else "devices", None)
+        return written
+
+    @property
+    def targets(self) -> dict[str, DeviceSettings]:
+        """Return the devices by the names that tell them apart; that of a single one is empty."""
+        return {device.name: device for device in self.devices} or {"": self.device}
+
+    def on(self, devices: Sequence[DeviceSettings]) -> "Recipe":
+        """Return the recipe for other devices, at least one."""
+        return self.model_copy(update={"device": devices[0], "devices": tuple(devices) if len(devices) > 1 else ()})

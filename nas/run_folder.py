@@ -1,6 +1,7 @@
 """The folder of one run: where things lie, and that only one live process uses it.
 
-recipe.yaml, study.db, mlflow.db, log.txt, profile.json, teacher/, cache/, checkpoints/, students/<name>/, report.html
+recipe.yaml, study.db, mlflow.db, log.txt, profile.json (of several devices profile-<name>.json each), teacher/, cache/,
+checkpoints/, students/<name>/, report.html
 """
 
 import fcntl
@@ -28,6 +29,10 @@ class RunFolder:
     finalists = property(lambda self: self.path / "finalists")
     students = property(lambda self: self.path / "students")
     report = property(lambda self: self.path / "report.html")
+
+    def profile_on(self, device: str) -> Path:
+        """Return where the measurements of one of several devices are kept; the only one is called ""."""
+        return self.path / f"profile-{device}.json" if device else self.profile
 
     @property
     def storage_url(self) -> str:

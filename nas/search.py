@@ -13,8 +13,8 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.executor import Executor, Failure, Outcome, Task
-from nas.objectives import Constraint, Objective
-from nas.profile import Profile
+from nas.knowledge import Profile
+from nas.objectives import LATENCY, Constraint, Objective, plain
 from nas.recipe import SearchSettings
 from nas.record import STEPS, Record
 from nas.rungs import CONTINUES, Rungs, latest, stopped_at
@@ -128,7 +128,7 @@ class Search:
             return False
         raise InfeasibleError(
             f"search: {REJECTIONS} proposals in a row cannot meet the constraints; the fastest student is "
-            f"{self.known.fastest_ms:.3f} ms. Relax a constraint or widen the space."
+            f"{self.known.fastest}. Relax a constraint or widen the space."
         )
 
     def _consider(self, trial: FrozenTrial, keys: set[str]) -> bool:
@@ -189,15 +189,15 @@ class Search:
             "genes": genes,
             "shape": self.known.candidates.describe(genes),
             "metrics": metrics,
-            "predicted": ["latency_ms"],
+            "predicted": [name for name in metrics if plain(name) == LATENCY],
             "curves": value["curves"],
             "reports": value["reports"],
             "seconds": value["seconds"],
         }
-        if warning := self.known.foretell(genes).warning:
+        if warning := self.known.warning(genes):
             attrs["extrapolated"] = warning
         if self.rungs is not None:
-            attrs |= self.rungs.attrs(number, metrics["latency_ms"], value)
+            attrs |= self.rungs.attrs(number, metrics[LATENCY], value)
             at_rungs = {row["rung"]: self._values({**metrics, "accuracy": row["accuracy"]}) for row in attrs["rungs"]}
             attrs[STEPS] = [(rung, values[0]) for rung, values in at_rungs.items()]
         violations = {str(c): c.violation(metrics, self.known.teacher) - self._tolerance(c) for c in self.constraints}
@@ -218,8 +218,8 @@ class Search:
             self.rungs.leave(number)
 
     def _latency_ms(self, genes: dict[str, Value]) -> float:
-        """Return the predicted latency of a candidate."""
-        return self.known.metrics(genes)["latency_ms"]
+        """Return the predicted latency of a candidate, of several devices on the first."""
+        return self.known.metrics(genes)[LATENCY]
 
     def _tolerance(self, constraint: Constraint) -> float:
         """Return by how much a bound may be missed: accuracy still grows when a finalist is trained in full."""

@@ -1,15 +1,16 @@
 """Seeds of a search: for a few latency budgets, the candidate whose single changes do the least damage in sum.
 
 Damage and latency are taken to add up, which they do less and less the more is changed: what comes out are good first
-candidates, not answers. Nothing is trained.
+candidates, not answers. Nothing is trained. Of several devices the first one's latency counts.
 """
 
 from collections.abc import Iterator, Sequence
 
 from compressors.knapsack import Frontier, frontier
-from nas.objectives import Constraint, Objective
+from nas.goals import ceilings_on
+from nas.knowledge import Profile
+from nas.objectives import LATENCY, Constraint, Objective, at
 from nas.prepare import Prepared
-from nas.profile import Profile
 from nas.sensitivity import Damages, changed, sensitivity, shape_changes, teacher_shape
 from search_spaces.families.importance import Importance
 from search_spaces.seeding import rng_for
@@ -32,7 +33,8 @@ def knapsack_seeds(
     """
     base = teacher_shape(known.candidates)
     names = {objective.name for objective in objectives}
-    is_wanted = "accuracy" in names and "latency_ms" in names | {constraint.metric for constraint in constraints}
+    is_timed = at(LATENCY, known.device) in names | {constraint.metric for constraint in constraints}
+    is_wanted = "accuracy" in names and is_timed
     if base is None or not is_wanted or not shape_changes(known.candidates, base):
         return [], {}
     damages = _damages(prepared, base)
@@ -52,7 +54,7 @@ def seeds(
     """
     space = known.candidates.space
     slots = [list(_options(known, gene, base, damages)) for gene in _roots(known, damages)]
-    whole_ms = known.metrics(base)["latency_ms"]
+    whole_ms = known.metrics(base)[LATENCY]
     costs = [[_latency_ms(known, base, change) - whole_ms for change, _ in slot] for slot in slots]
     trade_off = frontier([[damage for _, damage in slot] for slot in slots], costs)
     old = {space.key(genes) for genes in known.candidates.warm_start()}
@@ -78,7 +80,7 @@ def _answers(
     known: Profile, base: Genes, slots: Sequence[Sequence[Option]], trade_off: Frontier, budget_ms: float
 ) -> Iterator[dict[str, Value]]:
     """Yield the answer for a budget, then for larger and larger savings, while there is one."""
-    whole_ms = known.metrics(base)["latency_ms"]
+    whole_ms = known.metrics(base)[LATENCY]
     for attempt in range(TRIES + 1):
         picks = trade_off.within((budget_ms - whole_ms) * (STEP**attempt if budget_ms < whole_ms else 1))
         if picks is None:
@@ -92,7 +94,7 @@ def _budgets(known: Profile, whole_ms: float, constraints: Sequence[Constraint])
 
     Without a ceiling these are below the latency of the teacher's shape.
     """
-    ceilings = [c.limit(known.teacher) for c in constraints if c.metric == "latency_ms" and c.is_ceiling]
+    ceilings = [c.limit(known.teacher) for c in ceilings_on(known.device, constraints)]
     top_ms = min([whole_ms, *ceilings])
     below = [known.fastest_ms + share * (top_ms - known.fastest_ms) for share in SHARES]
     return [*below, min(ceilings)] if ceilings else below
@@ -121,4 +123,4 @@ def _options(known: Profile, gene: str, base: Genes, damages: Damages) -> Iterat
 
 def _latency_ms(known: Profile, base: Genes, change: Genes) -> float:
     """Return the predicted latency of a candidate with some genes changed."""
-    return known.metrics(changed(known.candidates, base, change))["latency_ms"]
+    return known.metrics(changed(known.candidates, base, change))[LATENCY]

@@ -21,10 +21,9 @@ def save(
     folder: Path,
     config: EncoderConfig,
     weights: bytes,
-    artefact: bytes,
+    artefacts: Mapping[str, bytes],
     tokenizer: Any,
     facts: Mapping[str, Any],
-    file: str = "model.onnx",
 ) -> None:
     """Write a student; the manifest comes last, so a folder without one is unfinished.
 
@@ -32,10 +31,9 @@ def save(
         folder: Created if missing.
         config: The student's shape.
         weights: safetensors of the state dict, in our names.
-        artefact: The file that was scored.
+        artefacts: The files that were scored, by their names.
         tokenizer: The teacher's, or the one of the student's pruned vocabulary.
         facts: What the manifest says besides: genes, metrics, versions; JSON values.
-        file: Name of the artefact.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)
@@ -47,7 +45,8 @@ def save(
         atomic_write(folder / "model.safetensors", weights)
         write_json(folder / "config.json", {"model_type": "prentice_text_encoder", **config.to_json()})
     tokenizer.save_pretrained(folder)
-    atomic_write(folder / file, artefact)
+    for name, content in artefacts.items():
+        atomic_write(folder / name, content)
     write_manifest(folder, {**facts, "config": config.to_json(), "uniform": config.is_uniform})
 
 

@@ -16,10 +16,12 @@ from compressors.structured import StructuredPruning
 from nas.bundle import Bundle
 from nas.checkpoint import load_checkpoint, save_checkpoint, untrained_score, weights_of
 from nas.data.tokens import Tokens
+from nas.devices.base import Device
 from nas.devices.settings import workload_of
 from nas.distill import Epoch, Trained, distill
 from nas.executor import Task
 from nas.meter import Stopwatch
+from nas.objectives import at
 from nas.outputs import accuracy, artefact_logits, predict_logits
 from nas.recipe import TrainSettings
 from nas.schedule import WHOLE, Rung
@@ -30,13 +32,19 @@ from search_spaces.families.encoder_model import TextEncoder
 from search_spaces.families.text_encoder import Architecture
 from search_spaces.space import Genes
 
+Artefacts = Mapping[str, bytes]
+Scores = dict[str, float]
+
 
 def train_student(task: Task, bundle: Bundle) -> dict[str, Any]:
     """Train one candidate and score its artefact.
 
+    Of several devices the search scores the first one's file. The others' are as good up to rounding: whatever rewrites
+    files has to fit all of them. A student to deliver is exported, rewritten and scored in the format of each device.
+
     Args:
         task: ``spec`` holds ``genes``, ``seed``, ``train`` (a `TrainSettings` as JSON) and ``deliver``: whether to
-            send the weights and the artefact back and to score the test split. With ``rung``, a pair of shares of
+            send the weights and the artefacts back and to score the test split. With ``rung``, a pair of shares of
             the training, only that part of it is done, from the blob ``checkpoint`` that the part before returned.
         bundle: What all tasks share.
 
@@ -44,7 +52,8 @@ def train_student(task: Task, bundle: Bundle) -> dict[str, Any]:
         ``metrics`` (accuracy of the artefact on validation, size_bytes, macs, parameters, ...), ``score`` (smaller is
         better: the share of errors, or of a student that is not trained at all its distance to the teacher),
         ``curves`` per epoch, ``reports`` of the compressors, ``seconds`` per step, with ``deliver`` the bytes
-        ``weights`` and ``artefact``, and after a rung that is to be continued the bytes ``checkpoint``.
+        ``weights`` and those of every artefact, see `part_of`, and after a rung that is to be continued the bytes
+        ``checkpoint``.
 
     Raises:
         DivergedError: The loss became NaN or infinite.
@@ -64,12 +73,12 @@ def train_student(task: Task, bundle: Bundle) -> dict[str, Any]:
     clock.lap("train")
     final = bench.finish(replace(state, model=student.eval()), plan)
     scored = spelled if final.spelling is state.spelling else _spelled(bundle, final)
-    run = bench.runner(CALIBRATION_ROWS, final)
-    artefact = compress(bench.device.export(final.model), plan.artefact, run, final.reports)
+    devices = {"": bench.device, **(bench.devices if spec["deliver"] else {})}
+    artefacts = _artefacts(bench, devices, final, genes, plan)
     clock.lap("export")
     metrics = {
-        "accuracy": _accuracy(bench, artefact, scored.validation),
-        "size_bytes": float(len(artefact)),
+        **_scores(bench, devices, artefacts, "accuracy", scored.validation),
+        "size_bytes": float(len(artefacts["artefact"])),
         "parameters": float(sum(p.numel() for p in final.model.parameters())),
     }
     if plan.before or plan.after:  # else the shape that the genes describe says so
@@ -77,7 +86,7 @@ def train_student(task: Task, bundle: Bundle) -> dict[str, Any]:
     if spec["deliver"]:
         metrics["accuracy_fp32"] = accuracy(predict_logits(final.model, scored.validation), scored.validation)
         if scored.test is not None:
-            metrics["test_accuracy"] = _accuracy(bench, artefact, scored.test)
+            metrics |= _scores(bench, devices, artefacts, "test_accuracy", scored.test)
     score = 1 - metrics["accuracy"] if rung.end else untrained_score(student, spelled)
     clock.lap("score")
     result: dict[str, Any] = {
@@ -89,7 +98,7 @@ def train_student(task: Task, bundle: Bundle) -> dict[str, Any]:
         "seconds": clock.laps,
     }
     if spec["deliver"]:
-        result |= {"weights": save(weights_of(final.model)), "artefact": artefact}
+        result |= {"weights": save(weights_of(final.model)), **artefacts}
         result["tokenizer"] = None if final.spelling is None else tokenizer_to_json(final.spelling.after)
     if trained and rung.end < 1:
         result["checkpoint"] = save_checkpoint(*trained.left)
@@ -97,7 +106,7 @@ def train_student(task: Task, bundle: Bundle) -> dict[str, Any]:
 
 
 def measure_shapes(task: Task, bundle: Bundle) -> dict[str, Any]:
-    """Measure artefacts on the device, interleaved with the teacher's fp32 artefact.
+    """Measure artefacts on the task's device, interleaved with the teacher's fp32 artefact.
 
     Args:
         task: ``spec`` holds ``tokens``, ``quick`` and ``candidates`` (genes of untrained students to build);
@@ -109,24 +118,25 @@ def measure_shapes(task: Task, bundle: Bundle) -> dict[str, Any]:
         blob; ``environment`` of the device; ``reference_bytes``: size of the teacher's artefact.
     """
     bench, spec, clock = workbench(bundle), task.spec, Stopwatch()
-    untrained = _untrained(bench, spec["candidates"])
+    device, settings = bench.devices[task.device], bench.recipe.targets[task.device]
+    untrained = _untrained(bench, device, spec["candidates"])
     artefacts = [artefact for artefact, _ in untrained] + [task.blobs[name] for name in sorted(task.blobs)]
     clock.lap("build")
-    workload = workload_of(bench.recipe.device, int(spec["tokens"]))
-    measurements = bench.device.measure(artefacts, bench.reference, workload, quick=bool(spec["quick"]))
+    workload, reference = workload_of(settings, int(spec["tokens"])), bench.reference_on(device)
+    measurements = device.measure(artefacts, reference, workload, quick=bool(spec["quick"]))
     clock.lap("measure")
     found = [measurement.to_json() for measurement in measurements]
     for row, (_, n_words) in zip(found, untrained, strict=False):  # the blobs' rows come after those of candidates
         row["n_words"] = n_words
     return {
         "measurements": found,
-        "environment": dict(bench.device.environment()),
-        "reference_bytes": len(bench.reference),
+        "environment": dict(device.environment()),
+        "reference_bytes": len(reference),
         "seconds": clock.laps,
     }
 
 
-def _untrained(bench: Workbench, candidates: Sequence[Genes]) -> list[tuple[bytes, int]]:
+def _untrained(bench: Workbench, device: Device, candidates: Sequence[Genes]) -> list[tuple[bytes, int]]:
     """Return artefacts of candidates that were never trained, with the rows of their word tables.
 
     Latency does not depend on the weights' values. Candidates of one shape, which follow each other, share its export.
@@ -138,8 +148,8 @@ def _untrained(bench: Workbench, candidates: Sequence[Genes]) -> list[tuple[byte
         shaping = [*plan.before, *(step for step in plan.after if step.phase != "bits")]
         if latest != (architecture, shaping):
             latest, state = (architecture, shaping), bench.build(architecture, shaping)
-            exported = bench.device.export(state.model)
-            run = bench.runner(1, state)
+            exported = device.export(state.model)
+            run = bench.runner(1, state, device)
         made.append((compress(exported, plan.artefact, run), state.model.config.vocab_size))
     return made
 
@@ -204,6 +214,37 @@ def _curves(epochs: Sequence[Epoch]) -> dict[str, list[float]]:
     return curves | ({"held_out": held_out} if len(held_out) == len(epochs) else {})
 
 
-def _accuracy(bench: Workbench, artefact: bytes, tokens: Tokens) -> float:
-    """Return the share of rows the artefact labels right, run at the batch size of production."""
-    return accuracy(artefact_logits(bench.device, artefact, tokens, bench.recipe.device.batch), tokens)
+def part_of(device: Device, first: Device) -> str:
+    """Return what a student's file for a device is called among the bytes of a trial; devices of one format share it.
+
+    Args:
+        device: Where it runs.
+        first: The first device, whose file is the ``artefact``.
+    """
+    return "artefact" if device.format == first.format else f"artefact-{device.format}"
+
+
+def _artefacts(bench: Workbench, devices: Mapping[str, Device], final: State, genes: Genes, plan: Plan) -> Artefacts:
+    """Return the files of a trained student for some devices, the first one's first; see `part_of`."""
+    files: dict[str, bytes] = {}
+    for device in devices.values():
+        part = part_of(device, bench.device)
+        if part not in files:
+            methods = Plan.of(bench.candidates.steps(genes)).artefact if files else plan.artefact  # each is used once
+            run = bench.runner(CALIBRATION_ROWS, final, device)
+            files[part] = compress(device.export(final.model), methods, run, final.reports)
+    return files
+
+
+def _scores(bench: Workbench, devices: Mapping[str, Device], files: Artefacts, metric: str, tokens: Tokens) -> Scores:
+    """Return the share of rows that the files label right on some devices, by e.g. ``accuracy@phone``.
+
+    A file runs at the batch size of production of the first device that has it; devices of one format share the score.
+    """
+    found: dict[str, float] = {}
+    for name, device in devices.items():
+        part = part_of(device, bench.device)
+        if part not in found:
+            batch = bench.recipe.targets.get(name, bench.recipe.device).batch
+            found[part] = accuracy(artefact_logits(device, files[part], tokens, batch), tokens)
+    return {at(metric, name): found[part_of(device, bench.device)] for name, device in devices.items()}

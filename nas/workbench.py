@@ -13,7 +13,7 @@ from compressors.base import Compressor, Run
 from compressors.steps import TRAINED, Step, prefix_key
 from nas.bundle import Bundle
 from nas.candidates import Candidates
-from nas.devices.base import Device
+from nas.devices.base import Device, Format
 from nas.devices.settings import open_device
 from nas.prepare import measured_length
 from nas.recipe import Recipe
@@ -57,7 +57,12 @@ class Plan:
 
 
 class Workbench:
-    """What a worker derives from a bundle once and uses for every task: teacher, candidates, device."""
+    """What a worker derives from a bundle once and uses for every task: teacher, candidates, devices.
+
+    Attributes:
+        devices: By their names, see `Recipe.targets`.
+        device: The first of them.
+    """
 
     def __init__(self, bundle: Bundle) -> None:
         """Build the teacher from the bundle's arrays without copying them."""
@@ -68,18 +73,36 @@ class Workbench:
         self.teacher.load_state_dict(weights)
         self.importance = Importance.from_arrays(bundle.importance)
         self.candidates = Candidates(self.recipe, config)
-        self.device: Device = open_device(self.recipe.device)
-        self.reference = self.device.export(self.teacher)
+        self.devices = {name: open_device(settings) for name, settings in self.recipe.targets.items()}
+        self.device = next(iter(self.devices.values()))
         tokenizer = tokenizer_from_json(bundle.tokenizer) if bundle.tokenizer else None
         self.corpus = Corpus(bundle.train, tokenizer, min(self.recipe.data.max_length, config.n_positions))
         self.calibration = calibration_rows(bundle.train, self.recipe.search.seed)
-        self.n_tokens = measured_length(self.recipe, bundle.validation)
+        self.n_tokens = measured_length(self.recipe.device, bundle.validation)
         self._states: dict[str, State] = {}
+        self._references: dict[Format, bytes] = {}
 
-    def runner(self, n_rows: int, state: State | None = None) -> Run:
-        """Return what runs an artefact on up to ``n_rows`` calibration rows, spelled as a student wants them."""
+    @property
+    def reference(self) -> bytes:
+        """Return the teacher's file on the first device."""
+        return self.reference_on(self.device)
+
+    def reference_on(self, device: Device) -> bytes:
+        """Return the teacher's file on a device, float32."""
+        if device.format not in self._references:
+            self._references[device.format] = device.export(self.teacher)
+        return self._references[device.format]
+
+    def runner(self, n_rows: int, state: State | None = None, device: Device | None = None) -> Run:
+        """Return what runs an artefact on up to ``n_rows`` calibration rows, spelled as a student wants them.
+
+        Args:
+            n_rows: How many.
+            state: The student; None: rows as the teacher wants them.
+            device: Where; None: the first.
+        """
         rows = self.calibration.subset(np.arange(min(n_rows, len(self.calibration))))
-        return runner(self.device, rows if state is None else state.tokens(rows))
+        return runner(device or self.device, rows if state is None else state.tokens(rows))
 
     def finish(self, state: State, plan: Plan) -> State:
         """Return a trained student after the model steps that follow its training; reports of the training come first.

@@ -3,7 +3,7 @@
 Knows no runtime; those are rows of ``nas.devices.BACKENDS``. Imports nothing heavy.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -27,6 +27,15 @@ FILES: Mapping[Format, str] = {
 }
 """What the file of an artefact is called. ``onnxruntime`` is ONNX with ONNX Runtime's own operators, ``onnx`` has the
 standard's alone, ``torch`` is a state dict in safetensors with the shape as metadata."""
+
+
+def file_names(formats: Iterable[Format]) -> dict[Format, str]:
+    """Return what the files of one student are called, one a format; where two have one name the first keeps it."""
+    found: dict[Format, str] = {}
+    for each in formats:
+        stem, _, ending = FILES[each].partition(".")
+        found.setdefault(each, f"{stem}-{each}.{ending}" if FILES[each] in found.values() else FILES[each])
+    return found
 
 
 @dataclass(frozen=True)

@@ -306,7 +306,7 @@ def check_files(text: Text, folder: Path) -> None:
     """A saved, a loaded and an exported model give the same answers."""
     model, answers = text.model, text.answers()
     file = DEVICE.export(model)
-    save(folder, model.config, bytes_of(model.state_dict()), file, tiny_tokenizer(), {})
+    save(folder, model.config, bytes_of(model.state_dict()), {"model.onnx": file}, tiny_tokenizer(), {})
     loaded = State(nas.load_student(folder), spelling=text.state.spelling)
     assert torch.equal(Text(loaded, text.corpus).answers(), answers)
     np.testing.assert_allclose(DEVICE.predict(file, text.tokens, 8), answers.numpy(), atol=1e-3)

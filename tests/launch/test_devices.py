@@ -7,7 +7,7 @@ import yaml
 from typer.testing import CliRunner
 
 from launch.cli import app
-from launch.device_files import known_devices, merged, read_device, with_device
+from launch.device_files import known_devices, merged, read_device, with_devices
 from launch.recipes import load_recipe, save_recipe
 from nas.recipe import DeviceSettings, Recipe
 from search_spaces.errors import ConfigError
@@ -139,4 +139,4 @@ def test_the_list_tries_every_device_and_says_what_is_wrong(folder: Path) -> Non
 
 def test_a_recipe_that_describes_its_device_needs_no_file() -> None:
     recipe = Recipe(device=DeviceSettings(name="board-7", backend="onnxruntime", threads=2))
-    assert with_device(recipe) is recipe
+    assert with_devices(recipe) == recipe

@@ -31,7 +31,7 @@ from nas.recipe import ClusterSettings
 from search_spaces.errors import ConfigError
 ray.__version__ = sys.argv[2] or ray.__version__
 try:
-    RayCluster(ClusterSettings(address=sys.argv[1] or None), "cpu").connect()
+    RayCluster(ClusterSettings(address=sys.argv[1] or None), ["cpu"]).connect()
 except ConfigError as error:
     print(f"refused: {error}")
 """

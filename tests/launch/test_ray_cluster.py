@@ -38,7 +38,7 @@ small = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **small})
 board = cluster.add_node(num_cpus=1, resources={"nas_device:pi5": 1}, **small)
 settings = ClusterSettings(address=cluster.address, allow_unauthenticated=True)
-executor = RayExecutor(settings, DeviceSettings(name="pi5"), work)
+executor = RayExecutor(settings, {"": DeviceSettings(name="pi5")}, work)
 executor.start(bundle)
 found = {"slots": [executor.slots("train"), executor.slots("measure")]}
 executor.submit(Task("measured", "measure", {"for_s": 0}))

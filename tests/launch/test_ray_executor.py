@@ -4,6 +4,7 @@ import stat
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,8 @@ def make_bundle() -> Bundle:
 
 @pytest.fixture(scope="module")
 def executor() -> Iterator[RayExecutor]:
-    executor = RayExecutor(ClusterSettings(), DeviceSettings(), work)
+    targets = {"": DeviceSettings(), "phone": DeviceSettings(name="phone")}
+    executor = RayExecutor(ClusterSettings(), targets, work)
     executor.connect(wait=False)
     executor.start(make_bundle())
     yield executor
@@ -79,7 +81,7 @@ def cause(outcome: Outcome) -> str:
 
 
 def test_an_address_where_nothing_listens_fails_in_one_line() -> None:
-    executor = RayExecutor(ClusterSettings(address="127.0.0.1:1"), DeviceSettings(), work)
+    executor = RayExecutor(ClusterSettings(address="127.0.0.1:1"), {"": DeviceSettings()}, work)
     with pytest.raises(ConfigError, match=r"no Ray answers at '127.0.0.1:1'.*ray start --head"):
         executor.start(make_bundle())
     executor.close()
@@ -140,13 +142,20 @@ def test_nothing_trains_beside_a_measurement(executor: RayExecutor) -> None:
             assert all(b >= end or e <= begin for other, (b, e) in spans.items() if other != uid)
 
 
+def test_a_measurement_takes_the_slot_of_its_device(executor: RayExecutor) -> None:
+    assert {"nas_device:cpu", "nas_device:phone"} <= set(ray.cluster_resources())
+    for device in ("", "phone"):
+        executor.submit(replace(task(f"on {device}", kind="measure"), device=device))
+    assert all(outcome.value for outcome in drain(executor, 2).values())
+
+
 def test_slots_are_what_the_machine_holds(executor: RayExecutor) -> None:
     assert executor.slots("train") == int(ray.cluster_resources()["CPU"])
-    assert executor.slots("measure") == 1
+    assert executor.slots("measure") == 2, "one a device"
 
 
 def test_a_trial_too_large_for_every_node_is_refused(executor: RayExecutor) -> None:
-    large = RayExecutor(ClusterSettings(cpus_per_trial=4000), DeviceSettings(), work)
+    large = RayExecutor(ClusterSettings(cpus_per_trial=4000), {"": DeviceSettings()}, work)
     with pytest.raises(ConfigError, match="4000 CPUs and 0 GPUs fit on no node"):
         large.start(make_bundle())
     large.close()
@@ -155,7 +164,7 @@ def test_a_trial_too_large_for_every_node_is_refused(executor: RayExecutor) -> N
 
 def test_a_device_that_no_node_offers_is_named_with_the_command_to_join(executor: RayExecutor) -> None:
     with pytest.raises(DeviceError, match=r"device 'pi5': 0 of 1 nodes offer nas_device:pi5.*ray start --address"):
-        RayCluster(ClusterSettings(), "pi5").await_device(wait_s=0.0)
+        RayCluster(ClusterSettings(), ["pi5"]).await_device("pi5", wait_s=0.0)
 
 
 def test_the_token_of_ray_is_readable_by_its_owner_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from launch.recipes import embedded_names, load_recipe, save_recipe
 from nas.recipe import Recipe
@@ -50,6 +51,58 @@ def test_the_command_line_wins_over_the_file_and_none_is_ignored() -> None:
 def test_a_mistake_is_named_with_file_line_and_key(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_recipe(written(tmp_path, text), {}, [])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "devices: [cpu, torch, cpu]\n",
+            r"recipe.yaml:1: devices: .*: 'cpu' stands there twice; give each device a name",
+        ),
+        (
+            "device: cpu\ndevices: [cpu, torch]\n",
+            "recipe: device and a list of 2 devices are given; give one of the two",
+        ),
+        ("devices: [cpu, phoen]\n", "'phoen' is unknown; known: cpu, torch, openvino. .*nas devices add phoen"),
+        ("devices: cpu\n", "recipe.yaml:1: devices: 'cpu': input should be a valid tuple"),
+        ("devices:\n- cpu\n- name: b\n  thread: 2\n", r"recipe.yaml:4: devices\.1\.thread: .*Did you mean 'threads'"),
+    ],
+)
+def test_a_mistake_in_a_list_of_devices_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_recipe(written(tmp_path, text), {}, [])
+    assert "\n" not in str(caught.value)
+
+
+def test_several_devices_are_kept_with_all_their_settings(tmp_path: Path) -> None:
+    path = written(tmp_path, "devices:\n- torch\n- {name: board, backend: onnxruntime, threads: 2}\n")
+    recipe = load_recipe(path, {}, [])
+    assert {name: (d.backend, d.threads) for name, d in recipe.targets.items()} == {
+        "torch": ("torch", 1),
+        "board": ("onnxruntime", 2),
+    }
+    assert recipe.device == recipe.devices[0]
+    save_recipe(recipe, tmp_path / "saved.yaml")
+    assert load_recipe(str(tmp_path / "saved.yaml"), {}, []) == recipe
+    assert "device" not in yaml.safe_load((tmp_path / "saved.yaml").read_text())
+
+
+def test_devices_of_the_command_line_replace_those_of_the_recipe(tmp_path: Path) -> None:
+    one, several = {"device.name": "torch"}, {"devices": ["torch", "cpu"]}
+    for text in ("devices: [cpu, openvino]\n", "device: {name: cpu, batch: 4}\n"):
+        path = written(tmp_path, text)
+        assert list(load_recipe(path, several, []).targets) == ["torch", "cpu"]
+        assert list(load_recipe(path, one, []).targets) == [""]
+        assert load_recipe(path, one, []).device.backend == "torch"
+    assert load_recipe(path, several, []).device.batch == 1
+    assert load_recipe(path, one, []).device.batch == 4
+
+
+def test_a_list_of_one_device_is_that_device(tmp_path: Path) -> None:
+    assert load_recipe(written(tmp_path, "devices: [torch]\n"), {}, []) == load_recipe(
+        None, {"device.name": "torch"}, []
+    )
 
 
 def test_two_mistakes_give_two_lines(tmp_path: Path) -> None:

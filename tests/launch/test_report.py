@@ -13,11 +13,13 @@ from launch.report import (
     ReportData,
     Rung,
     Student,
+    compared,
     duration,
     megabytes,
     milliseconds,
     plot,
     terminal_table,
+    terminal_tables,
     write_report,
 )
 
@@ -175,6 +177,48 @@ def test_the_terminal_table_has_the_same_figures() -> None:
     text = io.StringIO()
     Console(file=text, width=160).print(terminal_table(replace(DATA, teacher=replace(TEACHER, name="[red]x"))))
     for part in ("t017", "0.898", "0.896 ± 0.002", "0.652 ms", "8.8x", "21.9 MB", "[red]x", "misses a constraint"):
+        assert part in text.getvalue()
+
+
+def both() -> ReportData:
+    """The same search on a phone, where the second student is called the best."""
+    slower = [replace(s, latency_ms=10 * s.latency_ms, low_ms=10 * s.low_ms, high_ms=10 * s.high_ms) for s in STUDENTS]
+    phone = replace(DATA, device="phone", limit_ms=None, students=tuple(slower[::-1]), environment={"processor": "A"})
+    return replace(DATA, others=(phone,))
+
+
+def test_the_best_students_of_two_devices_are_compared_on_both() -> None:
+    assert compared(DATA) == []
+    assert compared(both()) == [
+        "best on cpu: t017 (3 layers), 0.652 ms (8.8x) on cpu, 6.52 ms (8.8x) on phone",
+        "best on phone: t005 (2 layers), 0.381 ms (14.9x) on cpu, 3.81 ms (14.9x) on phone",
+    ]
+    same = replace(DATA, others=(replace(DATA, device="phone"),))
+    assert compared(same) == [
+        "best on cpu and phone: t017 (3 layers), 0.652 ms (8.8x) on cpu, 0.652 ms (8.8x) on phone"
+    ]
+    assert compared(replace(DATA, students=(), others=(replace(DATA, device="phone", students=()),))) == []
+
+
+def test_every_device_has_its_plot_and_its_table(tmp_path: Path) -> None:
+    shown = page(both(), tmp_path)
+    assert shown.open == []
+    for part in (
+        "device cpu (batch 1",
+        "and device phone",
+        "Finalists on phone",
+        "6.52 ms",
+        "Measured on phone",
+        *compared(both()),
+    ):
+        assert part in shown.text
+    assert len(shown.marked("plot")) == 2
+    assert len(shown.marked("limit")) == 1
+    assert shown.text.count("Load the best student") == 1
+    assert "on cpu" not in page(DATA, tmp_path).text
+    text = io.StringIO()
+    Console(file=text, width=160).print(terminal_tables(both()))
+    for part in ("students of sst2-minilm on cpu", "students of sst2-minilm on phone", *compared(both())):
         assert part in text.getvalue()
 
 

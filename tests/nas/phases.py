@@ -11,8 +11,8 @@ from nas.bundle import Bundle
 from nas.candidates import Candidates
 from nas.design import design
 from nas.executor import Failure, Kind, Outcome, Task
+from nas.knowledge import Profile
 from nas.latency import LatencyPredictor
-from nas.profile import Profile
 from nas.recipe import Recipe
 from search_spaces.families.encoder_model import EncoderConfig
 from search_spaces.space import Genes
@@ -33,12 +33,12 @@ def latency_ms(made: Candidates, genes: Genes) -> float:
 
 
 @cache
-def known(made: Candidates) -> Profile:
-    """What a profile of that device finds."""
+def known(made: Candidates, milliseconds: Callable[[Candidates, Genes], float] = latency_ms) -> Profile:
+    """What a profile of that device finds, or of another one."""
     shapes = [genes for shape in design(made, 16, 0) for genes in made.variants(shape)]
     facts, variants = [made.known(genes, N_TOKENS) for genes in shapes], [made.variant(genes) for genes in shapes]
     times, sizes = (
-        np.array([latency_ms(made, genes) for genes in shapes]),
+        np.array([milliseconds(made, genes) for genes in shapes]),
         np.array([4.0 * f.parameters for f in facts]),
     )
     latency, size = LatencyPredictor(), LatencyPredictor()

@@ -13,9 +13,10 @@ from nas.data.tokenize import tokenize
 from nas.engine import Engine
 from nas.files import read_json, write_json
 from nas.inprocess import InProcessExecutor
+from nas.knowledge import Profile
 from nas.outputs import accuracy
 from nas.prepare import Prepared, prepare
-from nas.profile import Profile, profile
+from nas.profile import profile
 from nas.progress import Silent
 from nas.recipe import Recipe
 from nas.run_folder import RunFolder

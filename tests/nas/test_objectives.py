@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 from nas.objectives import METRICS, Constraint, Objective, check_consistent
 from search_spaces.errors import ConfigError
 
-TEACHER = {"accuracy": 0.9, "latency_ms": 5.0, "size_bytes": 90e6, "parameters": 22e6, "macs": 1e9}
+TEACHER = {
+    "accuracy": 0.9,
+    "latency_ms": 5.0,
+    "size_bytes": 90e6,
+    "parameters": 22e6,
+    "macs": 1e9,
+    "latency_ms@pi-5.b": 2.0,
+}
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -43,6 +50,9 @@ def test_an_unknown_metric_lists_the_known_ones_and_the_nearest():
         ("size <= 1.5 MiB", "size_bytes", 1.5 * 2**20, "size_bytes <= 1572864"),
         ("parameters <= 5M", "parameters", 5e6, "parameters <= 5000000"),
         ("macs <= 1e8", "macs", 1e8, "macs <= 100000000"),
+        ("latency@pi-5.b<=1ms", "latency_ms@pi-5.b", 1.0, "latency_ms@pi-5.b <= 1"),
+        ("latency_ms@pi-5.b <= 50%", "latency_ms@pi-5.b", 1.0, "latency_ms@pi-5.b <= 50%"),
+        ("latency_ms_drop@pi-5.b <= 1", "latency_ms@pi-5.b", 3.0, "latency_ms_drop@pi-5.b <= 1"),
     ],
 )
 def test_a_constraint_is_read_with_its_unit_and_scale(text, metric, limit, canonical):
@@ -87,6 +97,12 @@ def test_a_bound_of_zero_counts_the_excess_itself():
         ("latency_ms <= -1", "-1 is negative; a bound is at least 0"),
         ("accuracy >= 90", "accuracy is at most 1. Write 0.9, or 90%"),
         ("accuracy_drop >= 1%", "a drop has no lower bound; write accuracy_drop <= 1"),
+        (
+            "accuracy_drop@pi5 <= 1%",
+            "'accuracy_drop@pi5' is not told apart by device; latency_ms is. Write accuracy_drop",
+        ),
+        ("latency_ms@ <= 1", "is not a constraint"),
+        ("latnecy@pi5 <= 1", "Did you mean 'latency'"),
     ],
 )
 def test_a_constraint_nobody_can_mean_is_refused_in_one_line(text, message):

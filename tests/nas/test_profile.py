@@ -13,8 +13,9 @@ from nas.candidates import Candidates
 from nas.design import design, design_near, spread
 from nas.devices.base import Measurement
 from nas.executor import Task
+from nas.knowledge import Profile
 from nas.objectives import Constraint
-from nas.profile import Profile, check_feasible, profile, remember
+from nas.profile import check_feasible, profile, remember
 from nas.progress import Silent
 from nas.run_folder import RunFolder
 from search_spaces.errors import ConfigError, InfeasibleError
@@ -138,7 +139,7 @@ def measured(made: Candidates, executor: Formula, path: Path, *constraints: str)
     folder.create()
     search = {"profile_shapes": 16, "seed": 0, "trial_timeout_s": 10.0}
     bundle = SimpleNamespace(recipe={"search": search, "constraints": constraints})
-    prepared: Any = SimpleNamespace(candidates=made, bundle=bundle, n_tokens=N_TOKENS)
+    prepared: Any = SimpleNamespace(candidates=made, bundle=bundle, n_tokens=N_TOKENS, device="")
     return profile(prepared, folder, executor, Silent())
 
 

@@ -34,7 +34,7 @@ def compressed(teacher: TextEncoder, methods: list[str]) -> tuple[TextEncoder, V
 @pytest.mark.parametrize("methods", [[], ["low_rank"], ["layer_sharing"], ["layer_sharing", "low_rank"]])
 def test_a_compressed_student_is_loaded_as_it_was_saved(methods: list[str], tiny_teacher: Path, tmp_path: Path) -> None:
     small, words = compressed(from_hf(str(tiny_teacher))[0], methods)
-    save(tmp_path, small.config, weights_of(small.state_dict()), build_onnx(small), words.tokenizer, {})
+    save(tmp_path, small.config, weights_of(small.state_dict()), {"model.onnx": build_onnx(small)}, words.tokenizer, {})
     ids = torch.tensor([AutoTokenizer.from_pretrained(tmp_path)(TEXT)["input_ids"]])
     logits = small(ids)
     assert torch.equal(nas.load_student(tmp_path)(ids), logits)

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from nas.devices.base import file_names
 from nas.devices.settings import check_device, check_fits, open_device, resolved, workload_of
 from nas.recipe import DeviceSettings
 from search_spaces.errors import ConfigError
@@ -92,3 +93,9 @@ def test_a_compressor_that_rewrites_other_files_is_refused_unless_it_is_switched
     ):
         check_fits(DeviceSettings(name="ov", backend="openvino"), {"weights_4bit": {}})
     check_fits(DeviceSettings(name="ov", backend="openvino"), {"weights_4bit": {"enabled": False}})
+
+
+def test_files_of_one_student_have_names_of_their_own() -> None:
+    assert file_names(["torch", "onnx", "torch"]) == {"torch": "artefact.safetensors", "onnx": "model.onnx"}
+    both = file_names(["onnxruntime", "onnx"])
+    assert both == {"onnxruntime": "model.onnx", "onnx": "model-onnx.onnx"}
