@@ -74,13 +74,8 @@ def to_blob(model: TextEncoder) -> bytes:
     return content
 
 
-def load(artefact: bytes, threads: int, options: Mapping[str, Any]) -> TorchProgram:
+def from_blob(artefact: bytes) -> TextEncoder:
     """Return the model of a file that `to_blob` wrote.
-
-    Args:
-        artefact: The file.
-        threads: Not used here: torch has one number for the whole process, which the caller sets.
-        options: ``device`` (default cpu) and ``compile`` (default false).
 
     Raises:
         RefusalError: The file is none, or its weights and shape do not belong together.
@@ -92,4 +87,18 @@ def load(artefact: bytes, threads: int, options: Mapping[str, Any]) -> TorchProg
         model.load_state_dict(load_tensors(artefact))
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         refuse(f"no text encoder in safetensors ({type(error).__name__}: {error})")
-    return TorchProgram(model, options)
+    return model
+
+
+def load(artefact: bytes, threads: int, options: Mapping[str, Any]) -> TorchProgram:
+    """Return the model of a file that `to_blob` wrote.
+
+    Args:
+        artefact: The file.
+        threads: Not used here: torch has one number for the whole process, which the caller sets.
+        options: ``device`` (default cpu) and ``compile`` (default false).
+
+    Raises:
+        RefusalError: The file is none, or its weights and shape do not belong together.
+    """
+    return TorchProgram(from_blob(artefact), options)

@@ -1,0 +1,28 @@
+"""A text encoder as a LiteRT file: one signature for each length of rows; they share the weights.
+
+Runs in the Python that has litert-torch. Knows converters; not interpreters.
+"""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import litert_torch
+
+from nas.devices.portable_encoder import PortableEncoder, example
+from nas.devices.torch_program import from_blob
+
+
+def export(blob: bytes, options: Mapping[str, Any]) -> bytes:
+    """Return the file of a model, float32, with signatures ``tokens_16``, ``tokens_32`` and so on.
+
+    Args:
+        blob: What `torch_program.to_blob` returned.
+        options: ``batch``, rows of a call, and ``lengths``; none is above the model's positions.
+    """
+    model = from_blob(blob)
+    config = model.config
+    portable, converter = PortableEncoder(model), litert_torch.Converter()
+    for length in sorted({min(length, config.n_positions) for length in options["lengths"]}):
+        inputs = example(config, options["batch"], length)
+        converter.add_signature(f"tokens_{length}", portable, sample_kwargs=inputs)
+    return cast(bytes, converter.convert().tflite_model())
