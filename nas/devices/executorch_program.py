@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from executorch.extension.pybindings import portable_lib
-from executorch.runtime import Method, Runtime
+from executorch.runtime import Program, Runtime
 
 from nas.devices.padding import padded
 from nas.devices.program import Feed, Port, RefusalError, refuse
@@ -33,10 +33,11 @@ TYPES = {
 class ExecuTorchProgram:
     """The method ``forward`` of a file; one of ours takes any number of tokens, and its rows are filled up."""
 
-    def __init__(self, method: Method, vocabulary: int | None) -> None:
+    def __init__(self, program: Program, vocabulary: int | None) -> None:
         """Read what goes in and out; a file has no names, and says of an axis only how long it may be."""
-        told = method.metadata
-        self._method, self.vocabulary = method, vocabulary
+        self._program = program  # it holds the weights, which the method does not
+        self._method, self.vocabulary = program.load_method("forward"), vocabulary
+        told = self._method.metadata
         shapes = [(told.input_tensor_meta(i), i) for i in range(told.num_inputs())]
         names = NAMES if vocabulary else [f"input_{i}" for _, i in shapes]
         self.inputs = [_port(names[i], tensor) for tensor, i in shapes]
@@ -91,7 +92,7 @@ def load(artefact: bytes, threads: int, options: Mapping[str, Any]) -> ExecuTorc
         if "forward" not in names:
             refuse(f"it has no method 'forward' but {', '.join(sorted(names))}")
         words = program.load_method("get_vocab_size").execute([]) if "get_vocab_size" in names else [None]
-        return ExecuTorchProgram(program.load_method("forward"), words[0])
+        return ExecuTorchProgram(program, words[0])
     except RuntimeError as error:
         raise RefusalError(str(error)) from error
 

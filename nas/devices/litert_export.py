@@ -25,4 +25,4 @@ def export(blob: bytes, options: Mapping[str, Any]) -> bytes:
     for length in sorted({min(length, config.n_positions) for length in options["lengths"]}):
         inputs = example(config, options["batch"], length)
         converter.add_signature(f"tokens_{length}", portable, sample_kwargs=inputs)
-    return cast(bytes, converter.convert().tflite_model())
+    return cast(bytes, converter.convert().model_content())
