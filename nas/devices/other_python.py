@@ -9,7 +9,7 @@ import signal
 import subprocess
 import tempfile
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -109,7 +109,8 @@ class FarProgram:
         """
         known, _ = other.ask("load", {"threads": threads, "options": dict(options)}, [artefact])
         self._other, self._number = other, known["program"]
-        self.inputs, self.outputs = (list(map(_port, known[name])) for name in ("inputs", "outputs"))
+        self.inputs: Sequence[Port] = [_port(told) for told in known["inputs"]]
+        self.outputs: Sequence[Port] = [_port(told) for told in known["outputs"]]
         self.vocabulary: int | None = known["vocabulary"]
         self.load_ms: float = known["load_ms"]
 
