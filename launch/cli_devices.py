@@ -89,6 +89,23 @@ def runner(
 
 
 @app.command()
+def runtime(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="executorch or litert.")],
+) -> None:
+    """Print the commands that give a runtime an environment of its own, where its backend finds it.
+
+    For runtimes whose packages do not go together with those of the project; nothing is installed here.
+
+    **Examples**
+
+        nas devices runtime litert
+
+        nas devices runtime litert | sh
+    """
+    run_command("devices runtime", name)
+
+
+@app.command()
 def remove(name: Name) -> None:
     """Delete the file of a device.
 

@@ -23,6 +23,7 @@ from launch.process import quiet_libraries, short
 from nas.devices import BACKENDS
 from nas.devices.board_runner import runner_archive
 from nas.devices.probing import probe
+from nas.devices.runtimes import find_runtime
 from nas.devices.settings import BUILT_IN, open_device
 from nas.files import atomic_write
 from nas.recipe import DeviceSettings
@@ -93,6 +94,13 @@ def runner(output: Path) -> int:
     """Write the program that measures on a board; return the exit code."""
     atomic_write(output, runner_archive())
     print_line(f"runner: {short(output)}; on the board: python3 {output.name} --help")
+    return 0
+
+
+def runtime(name: str) -> int:
+    """Print the commands that make the environment of a runtime; return the exit code."""
+    for command in find_runtime(name).commands():
+        typer.echo(command)
     return 0
 
 

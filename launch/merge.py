@@ -58,9 +58,10 @@ def merge(
     _check_different(folders)
     device = next(iter(recipes.values())).device
     check_fits(device, {step.name: step.knobs for step in steps})
-    if open_device(device).format == "torch":
+    runs = open_device(device).format
+    if runs not in ("onnxruntime", "onnx"):
         raise ConfigError(
-            f"merge: device {device.name!r} runs torch files, which have one output; choose one that runs ONNX files."
+            f"merge: device {device.name!r} runs {runs} files, which have one output; choose one that runs ONNX files."
         )
     words = " ".join([*recipes, *(folder.path.name for folder in folders.values())])
     own = RunFolder(Path("runs") / f"merge-{hashlib.sha256(words.encode()).hexdigest()[:8]}")

@@ -25,6 +25,7 @@ COMMANDS = Table(
         "devices add": "launch.devices:add",
         "devices show": "launch.devices:show",
         "devices runner": "launch.devices:runner",
+        "devices runtime": "launch.devices:runtime",
         "devices remove": "launch.devices:remove",
         "measure": "launch.measure:measure",
         "doctor": "launch.doctor:doctor",

@@ -19,7 +19,7 @@ from nas.bundle import Outputs
 from nas.cache import Cache
 from nas.data.tokens import Tokens
 from nas.devices.base import Device
-from nas.devices.settings import open_device, resolved
+from nas.devices.settings import check_legible, open_device, resolved
 from nas.distill import distill
 from nas.files import read_json, write_json
 from nas.meter import Stopwatch
@@ -137,6 +137,7 @@ def open_lab(recipe: Recipe, folder: RunFolder, progress: Progress) -> Lab:
     Raises:
         ConfigError: Bad recipe, data or teacher, or a folder of another teacher or other data, in one line.
     """
+    check_legible(recipe.device)
     folder.create()
     _check_folder(recipe, folder)
     space = SpaceSettings(family=recipe.space.family)

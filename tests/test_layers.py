@@ -25,6 +25,10 @@ ROOMS = {
     "onnxruntime": ("nas/devices/*", "launch/export*"),
     "openvino": ("nas/devices/openvino_program.py",),
     "torchao": ("compressors/torchao_layers.py",),
+    "executorch": ("nas/devices/executorch_*.py",),
+    "litert_torch": ("nas/devices/litert_export.py",),
+    "ai_edge_litert": ("nas/devices/litert_program.py",),
+    "pynvml": ("nas/devices/nvml.py",),
 }
 LAZY_IMPORTS = {  # file::function -> what it imports when called, and nothing else in a function
     "nas/__init__.py::load_student": {"nas.student"},

@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from search_spaces.families.encoder_model import TextEncoder
 
 Origin = Literal["measured", "looked up", "simulated"]
-Format = Literal["onnxruntime", "onnx", "torch"]
+Format = Literal["onnxruntime", "onnx", "torch", "executorch", "litert"]
 FILES: Mapping[Format, str] = {
     "onnxruntime": "model.onnx",
     "onnx": "model.onnx",
     "torch": "artefact.safetensors",
+    "executorch": "model.pte",
+    "litert": "model.tflite",
 }
 """What the file of an artefact is called. ``onnxruntime`` is ONNX with ONNX Runtime's own operators, ``onnx`` has the
 standard's alone, ``torch`` is a state dict in safetensors with the shape as metadata."""

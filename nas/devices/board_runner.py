@@ -9,27 +9,28 @@ The specification is what `specification` returns, the answer what `nas.devices.
 """
 
 import argparse
-import io
 import json
 import os
 import sys
 import time
-import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from nas.devices.archive import archive
 from nas.devices.base import Workload
 from nas.devices.machine import machine
 from nas.devices.memory import peak_bytes
 from nas.devices.program import PROGRAMS, Program, RefusalError, filled
 from nas.devices.timing import Mix, Patience, time_call
 
-ROOT = Path(__file__).parents[2]
 MODULES = (
     *(f"nas/{name}.py" for name in ("__init__", "devices/__init__")),
-    *(f"nas/devices/{name}.py" for name in ("base", "board_runner", "machine", "memory", "program", "timing")),
+    *(
+        f"nas/devices/{name}.py"
+        for name in ("archive", "base", "board_runner", "machine", "memory", "program", "timing")
+    ),
     "nas/devices/onnxruntime_program.py",
     *(f"search_spaces/{name}.py" for name in ("__init__", "errors", "registry", "seeding")),
 )
@@ -43,13 +44,8 @@ def specification(workload: Workload, patience: Patience, threads: int, affinity
 
 
 def runner_archive() -> bytes:
-    """Return the runner as one file: a zip with a ``__main__.py``, which Python runs."""
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in MODULES:
-            archive.writestr(zipfile.ZipInfo(name), (ROOT / name).read_bytes())
-        archive.writestr(zipfile.ZipInfo("__main__.py"), "from nas.devices.board_runner import main\n\nmain()\n")
-    return content.getvalue()
+    """Return the runner as one file, which Python runs."""
+    return archive(MODULES, "nas.devices.board_runner")
 
 
 def main() -> None:
@@ -70,7 +66,7 @@ def main() -> None:
 def _answer(spec: dict[str, Any], model: str, reference: str) -> dict[str, Any]:
     """Return what was seen."""
     workload = Workload(**{**spec["workload"], "mix": tuple(map(tuple, spec["workload"]["mix"]))})
-    patience = Patience(**{**spec["patience"], "rounds": tuple(spec["patience"]["rounds"])})
+    patience = Patience.from_json(spec["patience"])
     processors = _pin(spec["threads"], spec["affinity"])
     load = PROGRAMS.load(RUNTIME)
     idle = peak_bytes()
@@ -84,11 +80,7 @@ def _answer(spec: dict[str, Any], model: str, reference: str) -> dict[str, Any]:
     other = _calls(load(Path(reference).read_bytes(), spec["threads"], {}), workload) if reference else None
     timing = time_call(calls, other, patience)
     return {
-        "medians_ms": timing.medians_ms.tolist(),
-        "reference_ms": timing.reference_ms.tolist(),
-        "calls_ms": timing.calls_ms.tolist(),
-        "weights": None if timing.weights is None else timing.weights.tolist(),
-        "disturbed": timing.disturbed,
+        **timing.to_json(),
         "load_ms": load_ms,
         "total_bytes": total,
         "idle_bytes": idle,

@@ -15,14 +15,14 @@ from pydantic import BaseModel
 
 from nas.data.tokens import Tokens, bucketed_batches
 from nas.devices.base import Format, Measurement, Origin, PeakMemory, Workload
-from nas.devices.energy import energy_mj
+from nas.devices.energy import energy_mj, gpu_energy_mj, mean_mj
 from nas.devices.machine import machine
 from nas.devices.measured import measurement_of
 from nas.devices.memory import peak_memory
 from nas.devices.pinning import pinned
 from nas.devices.program import PROGRAMS, Feed, Program, RefusalError, filled, text_feed
 from nas.devices.settings import checked_options
-from nas.devices.timing import QUICK, THOROUGH, Mix, time_call
+from nas.devices.timing import QUICK, THOROUGH, Call, Mix, time_call
 from nas.recipe import DeviceSettings, Section
 from search_spaces.errors import ConfigError, DeviceError, MissingDependencyError
 from search_spaces.families.encoder_model import TextEncoder
@@ -84,6 +84,11 @@ class HostDevice:
     def export(self, model: TextEncoder) -> bytes:
         """Return the artefact of a model, float32."""
         raise NotImplementedError
+
+    @property
+    def gpu(self) -> int | None:
+        """Return CUDA's number of the GPU that computes, None for the processor."""
+        return None
 
     @property
     def _note(self) -> dict[str, str]:
@@ -160,15 +165,17 @@ class HostDevice:
         return int(next(iter(feed.values())).shape[0])
 
     def energy_mj(self, artefact: bytes, workload: Workload) -> float | None:
-        """Return the energy of one call in mJ, of a mix the mean; None where this machine does not tell.
+        """Return the energy of one call in mJ, of the processor or the GPU that computes; of a mix the mean.
+
+        It is None where this machine does not tell.
 
         Raises:
             DeviceError: The runtime refuses the file.
         """
         with pinned(self.name, self._settings.threads, self._settings.affinity), self.running():
             calls = self._calls(self._load(artefact), workload)
-            spent = [(energy_mj(call), share) for call, share in calls]
-        return None if any(mj is None for mj, _ in spent) else sum(mj * share for mj, share in spent if mj is not None)
+            spent = [(self._spent_mj(call), share) for call, share in calls]
+        return mean_mj(spent)
 
     def predict(self, artefact: bytes, tokens: Tokens, batch: int) -> np.ndarray:
         """Return ``(n, n_labels)`` float32 logits, rows as in ``tokens``.
@@ -208,6 +215,10 @@ class HostDevice:
             with self.running():
                 said = self._run(program, feed)
             yield dict(zip(names, said, strict=True))
+
+    def _spent_mj(self, call: Call) -> float | None:
+        """Return the energy of one call."""
+        return energy_mj(call) if self.gpu is None else gpu_energy_mj(call, self.gpu)
 
     def _check_installed(self) -> None:
         """Refuse a runtime that is not installed."""

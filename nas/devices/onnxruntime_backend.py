@@ -58,6 +58,11 @@ class OnnxRuntime(HostDevice):
         """Return the providers by our names."""
         return tuple(getattr(self.options, "providers", ("cpu",)))
 
+    @property
+    def gpu(self) -> int | None:
+        """Return CUDA's first GPU, which is where ONNX Runtime computes, or None for the processor."""
+        return 0 if self._providers[0] in ("cuda", "tensorrt") else None
+
     def export(self, model: TextEncoder) -> bytes:
         """Return the model as an ONNX file, float32."""
         return build_onnx(model, self.format)

@@ -23,6 +23,8 @@ Load = Callable[[bytes, int, Mapping[str, Any]], "Program"]
 PROGRAMS = Table(
     "runtime",
     {
+        "executorch": "nas.devices.executorch_program:load",
+        "litert": "nas.devices.litert_program:load",
         "onnxruntime": "nas.devices.onnxruntime_program:load",
         "openvino": "nas.devices.openvino_program:load",
         "torch": "nas.devices.torch_program:load",

@@ -10,13 +10,15 @@ from pydantic import BaseModel, ValidationError
 
 from compressors import COMPRESSORS
 from nas.devices import BACKENDS
-from nas.devices.base import Device, Workload
+from nas.devices.base import FILES, Device, Format, Workload
 from nas.recipe import DeviceSettings
 from search_spaces.errors import ConfigError, MissingDependencyError
 from search_spaces.registry import unknown_name
 
 BUILT_IN = {"cpu": "onnxruntime", "torch": "torch", "openvino": "openvino"}
 """Devices that need no settings, with their backends."""
+LEGIBLE: tuple[Format, ...] = ("onnxruntime", "onnx", "torch")
+"""Formats whose weights can be looked at one by one."""
 
 
 def resolved(settings: DeviceSettings) -> DeviceSettings:
@@ -86,6 +88,20 @@ def check_fits(settings: DeviceSettings, compressors: Mapping[str, Mapping[str, 
             )
         if hasattr(row, "why_not") and (why := row.why_not()) is not None:
             raise MissingDependencyError(f"compress.{name}: {why}")
+
+
+def check_legible(settings: DeviceSettings) -> None:
+    """Refuse a device whose files are closed, where the weights inside them are to be counted.
+
+    Raises:
+        ConfigError: One line with what to do.
+    """
+    device = open_device(resolved(settings))
+    if device.format not in LEGIBLE:
+        raise ConfigError(
+            f"device {settings.name!r}: runs {FILES[device.format]}, whose weights cannot be looked at; compress and "
+            f"compare on a device that runs one of {', '.join(LEGIBLE)}, and measure the result here with: nas measure"
+        )
 
 
 def workload_of(settings: DeviceSettings, tokens: int) -> Workload:

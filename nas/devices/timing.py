@@ -10,10 +10,11 @@ Knows callables and clocks only: not models, not runtimes. All durations come fr
 import gc
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -42,6 +43,11 @@ class Patience:
     attempts: int
     block_ms: float
 
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Patience":
+        """Return the patience that ``dataclasses.asdict`` wrote."""
+        return cls(**{**values, "rounds": tuple(values["rounds"])})
+
 
 THOROUGH = Patience(width=0.02, rounds=(20, 120), attempts=2, block_ms=4.0)
 QUICK = Patience(width=0.04, rounds=(9, 27), attempts=1, block_ms=2.0)  # many shapes; what is off is made again
@@ -64,6 +70,19 @@ class Timing:
     calls_ms: np.ndarray
     disturbed: float
     weights: np.ndarray | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        weights = None if self.weights is None else self.weights.tolist()
+        lists = {name: getattr(self, name).tolist() for name in ("medians_ms", "reference_ms", "calls_ms")}
+        return {**lists, "weights": weights, "disturbed": self.disturbed}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Timing":
+        """Return the timing that `to_json` wrote."""
+        lists = {name: np.array(values[name], np.float64) for name in ("medians_ms", "reference_ms", "calls_ms")}
+        weights = None if values["weights"] is None else np.array(values["weights"], np.float64)
+        return cls(**lists, disturbed=values["disturbed"], weights=weights)
 
     @property
     def is_contended(self) -> bool:

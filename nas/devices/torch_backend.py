@@ -60,6 +60,12 @@ class TorchEager(HostDevice):
         if options.compile and not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))):
             raise ConfigError("device.options.compile: True needs a C++ compiler, and none is installed; install g++.")
 
+    @property
+    def gpu(self) -> int | None:
+        """Return CUDA's number of the GPU, None for the processor."""
+        kind, _, number = self.options.device.partition(":")
+        return int(number or 0) if kind == "cuda" else None
+
     def export(self, model: TextEncoder) -> bytes:
         """Return the model as a safetensors file with its shape."""
         return to_blob(model)

@@ -67,11 +67,6 @@ class TorchProgram:
 def load(artefact: bytes, threads: int, options: Mapping[str, Any]) -> TorchProgram:
     """Return the model of a file that `compressors.torch_file.to_blob` wrote.
 
-    Args:
-        artefact: The file.
-        threads: Not used here: torch has one number for the whole process, which the caller sets.
-        options: ``device`` (default cpu) and ``compile`` (default false).
-
     Raises:
         MissingDependencyError: Its weights are rounded, and torchao is not installed.
         RefusalError: The file is none, its weights and shape do not belong together, or it is not for the device.

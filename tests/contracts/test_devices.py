@@ -56,7 +56,8 @@ def device(request: pytest.FixtureRequest, table: str) -> Device:
     if why is not None:
         pytest.skip(why)
     options = {"lookup": {"table": table}, **OPTIONS}.get(request.param, {})
-    return open_device(DeviceSettings(name="mine", backend=request.param, options=options, note="on a desk"))
+    settings = DeviceSettings(name="mine", backend=request.param, batch=3, options=options, note="on a desk")
+    return open_device(settings)
 
 
 @pytest.fixture(scope="module")

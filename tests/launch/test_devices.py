@@ -1,5 +1,6 @@
 """`nas devices`: the user's devices as files, on the command line, and in recipes."""
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from typer.testing import CliRunner
 from launch.cli import app
 from launch.device_files import known_devices, merged, read_device, with_devices
 from launch.recipes import load_recipe, save_recipe
+from nas.devices.runtimes import LITERT
 from nas.recipe import DeviceSettings, Recipe
 from search_spaces.errors import ConfigError
 
@@ -140,3 +142,14 @@ def test_the_list_tries_every_device_and_says_what_is_wrong(folder: Path) -> Non
 def test_a_recipe_that_describes_its_device_needs_no_file() -> None:
     recipe = Recipe(device=DeviceSettings(name="board-7", backend="onnxruntime", threads=2))
     assert with_devices(recipe) == recipe
+
+
+def test_the_environment_of_a_runtime_is_two_commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PRENTICE_RUNTIMES", str(tmp_path / "my runtimes"))
+    code, output = invoke("devices", "runtime", "litert")
+    make, install = (shlex.split(line) for line in output.splitlines())
+    assert (code, make[1:]) == (0, ["-m", "venv", str(tmp_path / "my runtimes" / "litert")])
+    assert install[0] == str(LITERT.python)
+    assert any(name.startswith("litert-torch") for name in install)
+    code, output = invoke("devices", "runtime", "litter")
+    assert (code, "runtime: 'litter' is unknown" in output, "Did you mean 'litert'?" in output) == (2, True, True)

@@ -294,3 +294,10 @@ def test_both_files_are_measured_where_the_artefact_is_rewritten(lab: Lab) -> No
     assert measures.final.size_bytes == measures.student.size_bytes < measures.plain.size_bytes
     assert measures.student.bits_per_weight < 16 < measures.teacher.bits_per_weight
     assert measures.remarks[-1].startswith("int8: ")
+
+
+def test_a_device_whose_files_are_closed_is_refused_before_anything_is_made(recipe: Recipe, tmp_path: Path) -> None:
+    closed = Recipe.model_validate({**recipe.model_dump(), "device": {"name": "phone", "backend": "executorch"}})
+    with pytest.raises(ConfigError, match=r"device 'phone': runs model\.pte, whose weights cannot be looked at"):
+        open_lab(closed, RunFolder(tmp_path / "lab"), Silent())
+    assert not (tmp_path / "lab").exists()
