@@ -9,6 +9,7 @@ import yaml
 from typer.testing import CliRunner
 
 from launch.cli import app
+from launch.export import model_card
 from launch.recipes import load_recipe
 from nas.engine import open_record
 from nas.run_folder import RunFolder
@@ -58,6 +59,8 @@ def test_search_report_export_and_resume_work_for_two_devices(recipe_file: Path,
     assert "simulated on device `phone`" in card
     assert f"{told['devices']['phone']['measurement']['median_ms']:.3f} ms" in card
     assert f"{told['teacher_metrics']['latency_ms@phone']:.3f} ms |" in card
+    facts = {**told, "artefact": "model-onnx.onnx"}  # of the second of two formats
+    assert "this-folder/model-onnx.onnx" in model_card(facts, recipe)
     code, output = invoke("export", str(run), "--device", "phoen")
     assert (code, "'phoen' is unknown; known: server, phone. Did you mean 'phone'" in output) == (2, True), output
     assert invoke("resume", str(run))[0] == 0
