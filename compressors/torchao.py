@@ -5,6 +5,7 @@ Knows the file and which layers there are; torchao is reached through a table, f
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from compressors.base import Change, Run, Skip
@@ -18,7 +19,6 @@ from search_spaces.space import Condition, Space
 
 SCHEMES = ("int8_dynamic", "int8_weights", "int4_weights")
 BLOCKS = (32, 64, 128)  # what the 4-bit kernel knows
-ROWS = 16  # of which the 4-bit kernel wants a multiple
 WORDS = "embeddings.word"  # the one table that is large
 QUANTIZE = Table("rounding", {"torchao": "compressors.torchao_layers:quantize"})
 
@@ -51,7 +51,8 @@ class TorchAo(FileCompressor):
         Args:
             enabled: False leaves the model as it is.
             scheme: ``int8_dynamic``: integer products, inputs scaled token by token as they come; ``int8_weights`` and
-                ``int4_weights``: stored as integers, multiplied in float32; 4 bits on processors only.
+                ``int4_weights``: stored as integers, multiplied in float32; 4 bits on processors only, and 8 for a
+                matrix that is no multiple of 16 rows and of a block.
             per_channel: A scale for each row of an 8-bit matrix; False: one for all.
             reduced: 7 bits for 8 in ``int8_dynamic``: sums of 8-bit products overflow on processors without VNNI.
             block: 4-bit weights of a row that share a scale: 32, 64 or 128.
@@ -125,6 +126,8 @@ class _Rewrite:
         self.skipped += [skip for skip in untouched(self.model, weights) if skip.where not in told]
         rounding = {"scheme": knobs.scheme, "reduced": knobs.reduced and knobs.scheme == "int8_dynamic"}
         rounded = QUANTIZE.load("torchao")(self.model, list(weights), rounding, knobs.block, knobs.per_channel)
+        if knobs.scheme == "int4_weights":
+            self.figures["in_4_bits"] = float(sum(integers.dtype == torch.uint8 for integers, _ in rounded.values()))
         for name, (integers, scale) in rounded.items():
             self.changed.append(Change(f"{name}.weight", 4 * weights[name].numel(), integers.nbytes + scale.nbytes))
         return to_blob(self.model, rounded, rounding)
@@ -136,7 +139,7 @@ class _Rewrite:
         if knobs.words:
             found[WORDS] = self.model.embeddings.word.weight
         exclusion.check(list(found), "layers")
-        whys = {name: exclusion.why_not(name) or self._misfit(name, weight) for name, weight in found.items()}
+        whys = {name: exclusion.why_not(name) for name in found}
         self.skipped += [Skip(f"{name}.weight", why) for name, why in whys.items() if why]
         if all(whys.values()):
             first = next(iter(whys))
@@ -145,12 +148,3 @@ class _Rewrite:
                 f"{knobs.name}.enabled to false."
             )
         return {name: weight for name, weight in found.items() if not whys[name]}
-
-    def _misfit(self, name: str, weight: Tensor) -> str | None:
-        """Return why the 4-bit kernel cannot take a matrix; None where it can, or another one does the work."""
-        rows, columns = weight.shape
-        if self.knobs.scheme != "int4_weights" or name == WORDS:
-            return None
-        if rows % ROWS or columns % self.knobs.block:
-            return f"its {rows} x {columns} are no multiples of {ROWS} rows and a block of {self.knobs.block}"
-        return None

@@ -30,6 +30,7 @@ from torchao.quantization import (  # noqa: E402
 )
 from torchao.quantization.quantize_.workflows import QuantizeTensorToInt8Kwargs  # noqa: E402
 
+ROWS = 16  # of which the 4-bit kernel wants a multiple
 Rounded = dict[str, tuple[Tensor, Tensor]]  # see `compressors.torch_file.Rounded`
 
 
@@ -42,14 +43,17 @@ def quantize(
         model: Its layers of these names are Linear or Embedding.
         names: Of layers.
         rounding: How matrices are rounded; see the module's docstring. Rows of a table have 8 bits and a scale each.
-        block: Of 4-bit weights; all matrices fit it.
+        block: Of 4-bit weights; a matrix that does not fit it gets 8 bits.
         per_channel: A scale for each row of an 8-bit matrix; False: one for all.
     """
     tables = {name for name in names if isinstance(model.get_submodule(name), nn.Embedding)}
     found = _in_8_bits(model, tables, Int8WeightOnlyConfig(granularity=PerRow(), set_inductor_config=False))
     matrices = [name for name in names if name not in tables]
     if rounding["scheme"] == "int4_weights":
-        return found | {name: _in_4_bits(model.get_parameter(f"{name}.weight"), block) for name in matrices}
+        shapes = {name: model.get_parameter(f"{name}.weight").shape for name in matrices}
+        fitting = [name for name, (rows, columns) in shapes.items() if not (rows % ROWS or columns % block)]
+        found |= {name: _in_4_bits(model.get_parameter(f"{name}.weight"), block) for name in fitting}
+        matrices = [name for name in matrices if name not in fitting]
     granularity: Any = PerRow() if per_channel else PerTensor()
     config: Any = Int8WeightOnlyConfig(granularity=granularity, set_inductor_config=False)
     if rounding["scheme"] == "int8_dynamic":

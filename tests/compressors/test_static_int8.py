@@ -1,4 +1,5 @@
 import copy
+from functools import cache
 
 import numpy as np
 import pytest
@@ -118,6 +119,7 @@ def test_logits_are_finite() -> None:
     assert np.isfinite(logits(StaticInt8().apply(artefact(), calibration_run(1)))).all()
 
 
+@cache
 def learned(activations: str = "learned") -> tuple[TextEncoder, QuantizationAware]:
     """A student that learned to tell even from odd tokens while all that int8 rounds was rounded."""
     tokens, student = texts(1500, seed=2), encoder()
