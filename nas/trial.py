@@ -17,6 +17,7 @@ from nas.bundle import Bundle
 from nas.checkpoint import load_checkpoint, save_checkpoint, untrained_score, weights_of
 from nas.data.tokens import Tokens
 from nas.devices.settings import workload_of
+from nas.devices.starts import measure_over_starts
 from nas.distill import Epoch, Trained, distill
 from nas.executor import Task
 from nas.meter import Stopwatch
@@ -100,8 +101,9 @@ def measure_shapes(task: Task, bundle: Bundle) -> dict[str, Any]:
     """Measure artefacts on the device, interleaved with the teacher's fp32 artefact.
 
     Args:
-        task: ``spec`` holds ``tokens``, ``quick`` and ``candidates`` (genes of untrained students to build);
-            ``blobs`` holds finished artefacts by name, measured after the candidates in the order of the names.
+        task: ``spec`` holds ``tokens``, ``quick`` and ``candidates`` (genes of untrained students to build), and
+            ``starts`` where all is to be measured in so many processes, thoroughly; ``blobs`` holds finished artefacts
+            by name, measured after the candidates in the order of the names.
         bundle: What all tasks share.
 
     Returns:
@@ -113,14 +115,19 @@ def measure_shapes(task: Task, bundle: Bundle) -> dict[str, Any]:
     artefacts = [artefact for artefact, _ in untrained] + [task.blobs[name] for name in sorted(task.blobs)]
     clock.lap("build")
     workload = workload_of(bench.recipe.device, int(spec["tokens"]))
-    measurements = bench.device.measure(artefacts, bench.reference, workload, quick=bool(spec["quick"]))
+    if "starts" in spec:
+        settings, n_starts = bench.recipe.device, int(spec["starts"])
+        measurements, environment = measure_over_starts(settings, artefacts, bench.reference, workload, n_starts)
+    else:
+        measurements = bench.device.measure(artefacts, bench.reference, workload, quick=bool(spec["quick"]))
+        environment = bench.device.environment()
     clock.lap("measure")
     found = [measurement.to_json() for measurement in measurements]
     for row, (_, n_words) in zip(found, untrained, strict=False):  # the blobs' rows come after those of candidates
         row["n_words"] = n_words
     return {
         "measurements": found,
-        "environment": dict(bench.device.environment()),
+        "environment": environment,
         "reference_bytes": len(bench.reference),
         "seconds": clock.laps,
     }
