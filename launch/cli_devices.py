@@ -76,6 +76,44 @@ def show(name: Name) -> None:
 
 
 @app.command()
+def profile(
+    name: Name,
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="[RECIPE]", help="Recipe whose teacher, data, space and methods count.")
+    ] = None,
+    teacher: Annotated[str | None, typer.Option(help="Local folder or Hugging Face id of the teacher.")] = None,
+    data: Annotated[str | None, typer.Option(help="csv, tsv, jsonl or parquet file, or hub id.")] = None,
+    shapes: Annotated[
+        int | None, typer.Option(help="Untrained students to measure; default the recipe's, with --from 10.")
+    ] = None,
+    other: Annotated[
+        str | None, typer.Option("--from", metavar="OTHER", help="A device with a profile, whose predictions help.")
+    ] = None,
+    address: Annotated[str | None, typer.Option(help="Ray cluster; default RAY_ADDRESS, else a local Ray.")] = None,
+    sets: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of the recipe.")] = None,
+) -> None:
+    """Measure untrained students on a device, and keep what predicts the latency of all others.
+
+    Searches for students of a teacher of the same shape use it instead of measuring anew, after a look whether it
+    still holds. Without RECIPE, teacher and data it takes those of the quickstart. Nothing is trained.
+
+    **Examples**
+
+        nas devices profile server recipe.yaml
+
+        nas devices profile pi5 --teacher ./my-model --data sst2.csv --from server
+    """
+    overrides = {
+        "teacher.model": teacher,
+        "data.source": data,
+        "device.name": name,
+        "search.profile_shapes": shapes,
+        "cluster.address": address,
+    }
+    run_command("devices profile", recipe, overrides, sets or [], other)
+
+
+@app.command()
 def runner(
     output: Annotated[Path, typer.Option(help="File to write.")] = Path("prentice-runner.pyz"),
 ) -> None:

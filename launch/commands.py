@@ -7,6 +7,7 @@ from typing import Any
 
 import typer
 
+from launch.device_files import devices_folder
 from launch.export import export_student
 from launch.process import Stopped, absolute_paths, quiet_libraries, short, stoppable
 from launch.ray_address import check_address
@@ -136,7 +137,7 @@ def _drive(recipe: Recipe, folder: RunFolder) -> int:
     state: State = "failed"
     with quiet_libraries(), stoppable():
         try:
-            Engine(recipe, folder, executor, tracker, progress).run()
+            Engine(recipe, folder, executor, tracker, progress, devices_folder()).run()
             _finish(recipe, folder, progress, tracker)
             state = "finished"
             return 0

@@ -5,6 +5,7 @@ themselves.
 """
 
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from pydantic import ValidationError
 from launch.yaml_files import explained, plain_values, read_text
 from nas.devices.settings import BUILT_IN, resolved, unknown_device
 from nas.files import atomic_write, run_path
+from nas.kept_profile import profiles_folder
 from nas.recipe import DeviceSettings, Recipe
 from search_spaces.errors import ConfigError
 
@@ -86,7 +88,7 @@ def save_device(settings: DeviceSettings, replace: bool = False) -> Path:
 
 
 def remove_device(name: str) -> Path:
-    """Delete the file of a device and return where it was.
+    """Delete the file of a device with what is kept of it, and return where it was.
 
     Raises:
         ConfigError: There is no such device, or it is built in.
@@ -95,6 +97,7 @@ def remove_device(name: str) -> Path:
     if not path.exists():
         raise unknown_device(name, known_devices())
     path.unlink()
+    shutil.rmtree(profiles_folder(devices_folder(), name), ignore_errors=True)
     return path
 
 

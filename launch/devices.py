@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import typer
-import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -20,6 +19,7 @@ from launch.device_files import (
 )
 from launch.listing import print_line, print_lines
 from launch.process import quiet_libraries, short
+from launch.yaml_files import assignments
 from nas.devices import BACKENDS
 from nas.devices.board_runner import runner_archive
 from nas.devices.probing import probe
@@ -71,7 +71,12 @@ def add(
     """
     mix, affinity, options = texts
     device_path(name)
-    told = {**values, "mix": read_mix(mix), "affinity": _read_numbers(affinity), "options": _read_options(options)}
+    told = {
+        **values,
+        "mix": read_mix(mix),
+        "affinity": _read_numbers(affinity),
+        "options": assignments(options, "--option"),
+    }
     given = {key: value for key, value in told.items() if value is not None}
     settings = merged({"name": name, "backend": backend}, given)
     device = open_device(settings)
@@ -132,20 +137,6 @@ def _read_numbers(text: str | None) -> tuple[int, ...] | None:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise ConfigError(f"--affinity {text!r}: no processors; write their numbers, e.g. 0,1.") from None
-
-
-def _read_options(texts: Sequence[str]) -> dict[str, Any]:
-    """Return ``key=value`` strings as options, the values read as YAML."""
-    options = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"--option {text!r}: not an assignment; write key=value.")
-        try:
-            options[key] = yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError):
-            raise ConfigError(f"--option {text!r}: the value is not valid YAML.") from None
-    return options
 
 
 def _tried(name: str) -> tuple[str, str, tuple[bool, str]]:

@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from launch.device_files import with_devices
-from launch.yaml_files import explained, plain_values, read_text
+from launch.yaml_files import assignments, explained, plain_values, read_text
 from nas.files import atomic_write
 from nas.recipe import DataSettings, Recipe, TeacherSettings
 from search_spaces.errors import ConfigError
@@ -42,7 +42,7 @@ def load_recipe(source: str | None, overrides: Mapping[str, Any], sets: Sequence
     raw = _parse(text, path)
     if isinstance(raw.get("device"), str):
         raw["device"] = {"name": raw["device"]}
-    for key, value in {**overrides, **_assignments(sets)}.items():
+    for key, value in {**overrides, **assignments(sets, "--set")}.items():
         if value is not None:
             raw.pop(REPLACED.get(key, ""), None)
             _set(raw, key, value)
@@ -93,20 +93,6 @@ def _parse(text: str, path: Path | None) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise ConfigError(f"recipe {path}: holds a {type(raw).__name__}; a recipe is a mapping of sections.")
     return raw
-
-
-def _assignments(sets: Sequence[str]) -> dict[str, Any]:
-    """Return ``key=value`` strings as a mapping."""
-    pairs = {}
-    for text in sets:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"--set {text!r}: not an assignment; write key=value, e.g. search.trials=40.")
-        try:
-            pairs[key] = yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError):
-            raise ConfigError(f"--set {text!r}: the value is not valid YAML.") from None
-    return pairs
 
 
 def _set(raw: dict[str, Any], key: str, value: Any) -> None:

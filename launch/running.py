@@ -24,6 +24,7 @@ COMMANDS = Table(
         "devices": "launch.devices:devices",
         "devices add": "launch.devices:add",
         "devices show": "launch.devices:show",
+        "devices profile": "launch.device_profile:profile",
         "devices runner": "launch.devices:runner",
         "devices runtime": "launch.devices:runtime",
         "devices remove": "launch.devices:remove",

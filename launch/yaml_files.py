@@ -61,6 +61,24 @@ def plain_values(text: str, path: Path | None) -> Any:
     return raw
 
 
+def assignments(texts: Sequence[str], option: str) -> dict[str, Any]:
+    """Return the ``key=value`` strings of an option of the command line as a mapping, the values read as YAML.
+
+    Raises:
+        ConfigError: One of them is not written so, or its value is no YAML.
+    """
+    pairs = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"{option} {text!r}: not an assignment; write key=value.")
+        try:
+            pairs[key] = yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError):
+            raise ConfigError(f"{option} {text!r}: the value is not valid YAML.") from None
+    return pairs
+
+
 def explained(error: ValidationError, text: str, path: Path | None, model: type[BaseModel]) -> str:
     """Return one line for each mistake that pydantic found in a text which is to be a model."""
     root = yaml.compose(text) if text else None

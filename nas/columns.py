@@ -50,6 +50,15 @@ class Columns:
             parts.append(np.maximum(table[:, [place]] - np.array(entries)[None, :], 0))
         return np.hstack([*parts, np.ones((len(table), 1))])
 
+    def in_words(self, names: Sequence[str]) -> str:
+        """Return what kind of sum it is, e.g. ``9 prices, a cache of 3.1 MB``; ``names`` are those of the features."""
+        old = [names[place].removeprefix(OLD) for place in self.used if names[place].startswith(OLD)]
+        n_entries = sum(map(len, self.entries))
+        words = [f"a table of {n_entries} entries" if n_entries else f"{len(self.used) - len(old)} prices"]
+        words += [f"what is known of {name}" for name in old]
+        words += [] if self.cache_mb is None else [f"a cache of {self.cache_mb:.3g} MB"]
+        return ", ".join(words)
+
     @cached_property
     def _used(self) -> list[int]:
         """Return the places as numpy wants them."""

@@ -18,11 +18,12 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.candidates import Candidates
-from nas.devices.settings import check_device, check_fits, resolved
+from nas.devices.settings import check_device, check_fits, check_lengths, resolved
 from nas.executor import Executor
 from nas.finalize import Finalize
 from nas.foresight import foresight
 from nas.goals import constraints_of, objectives_of, on
+from nas.kept_profile import take_over
 from nas.knowledge import Profile
 from nas.meter import MeteredExecutor
 from nas.objectives import LATENCY, Constraint, at, check_consistent
@@ -41,7 +42,7 @@ from nas.sensitivity import of_rows, to_rows
 from nas.strategies import check_search, make_sampler
 from nas.strategies.base import Strategy
 from nas.tracker import State, Tracker, TrialRun
-from search_spaces.errors import ConfigError, StateError
+from search_spaces.errors import StateError
 from search_spaces.families import FAMILIES
 from search_spaces.registry import unknown_name
 
@@ -50,13 +51,23 @@ ENDED = (TrialState.COMPLETE, TrialState.FAIL)
 
 @dataclass
 class Engine:
-    """One search in one run folder; `run` may be called again after any interruption, in a new process."""
+    """One search in one run folder; `run` may be called again after any interruption, in a new process.
+
+    Attributes:
+        recipe: What is searched for.
+        folder: Of the run.
+        executor: Trains and measures.
+        tracker: Mirrors the trials.
+        progress: Hears the news.
+        kept: Folder with the profiles that `nas.kept_profile` keeps of devices; None = every profile is measured.
+    """
 
     recipe: Recipe
     folder: RunFolder
     executor: Executor
     tracker: Tracker
     progress: Progress
+    kept: Path | None = None
 
     def run(self) -> list[dict[str, Any]]:
         """Run every phase that is not finished yet and return the delivered students, best first.
@@ -79,6 +90,9 @@ class Engine:
             run_id = self.tracker.start(self.recipe.name, _flat(prepared.bundle.recipe), self.record.attrs.get("run"))
             self.record.set_attr("run", run_id)
         with self._timed("profile"):
+            if self.kept is not None and self.recipe.search.reuse_profile:
+                for name, device in self.recipe.targets.items():
+                    take_over(prepared.on(name, device), self.folder, self.executor, self.progress, self.kept)
             known = profiles(self.recipe.targets, prepared, self.folder, self.executor, self.progress)
             known.teacher.update(prepared.scores)
             self._report_profile(known)
@@ -100,13 +114,10 @@ class Engine:
 
     def _check_and_connect(self, candidates: Candidates) -> None:
         """Check the last that can be checked before the slow part, and start the workers meanwhile."""
-        search, most = self.recipe.search, candidates.teacher.n_positions
+        search = self.recipe.search
         make_sampler(search.strategy, candidates.space, search.seed, search.options)
         for name, device in self.recipe.targets.items():
-            tokens = max([device.tokens or 0, *(device.mix or ())])
-            if tokens > most:
-                where = f"{f'devices.{name}' if name else 'device'}.{'mix' if device.mix else 'tokens'}"
-                raise ConfigError(f"{where}: {tokens} is more than the teacher's {most} positions; choose less.")
+            check_lengths(device, candidates.teacher.n_positions, f"devices.{name}" if name else "device")
         self.executor.connect(wait=False)
 
     def _open_record(self, prepared: Prepared) -> Record:
@@ -217,6 +228,8 @@ class Engine:
                 f"teacher{on(each.device)}: accuracy {known.teacher['accuracy']:.3f}, {teacher[LATENCY]:.2f} ms, "
                 f"{teacher['size_bytes'] / 1e6:.1f} MB; fastest student {each.fastest_ms:.3f} ms"
             )
+            if each.left_out:
+                self.progress.say(f"latency predictor{on(each.device)}: left out {each.left_out}")
             self.progress.say(
                 f"latency predictor{on(each.device)}: held-out error {report.mape:.1%}, {report.within_10:.0%} within "
                 f"10 %, Spearman {report.spearman:.3f}, n = {report.n}"

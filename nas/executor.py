@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 from nas.bundle import Bundle
 
 Kind = Literal["train", "measure"]
-Cause = Literal["error", "diverged", "worker_died", "out_of_memory", "timeout", "node_lost"]
+Cause = Literal["error", "diverged", "worker_died", "out_of_memory", "timeout", "node_lost", "no_answer", "given_up"]
 
 
 @dataclass(frozen=True)

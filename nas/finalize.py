@@ -164,10 +164,10 @@ class Finalize:
         return Finalist(finalist.trial, finalist.name, tuple(read_json(p) for p in paths if p.exists()))
 
     def _measure(self, entrants: Sequence[Finalist], known: Profile, executor: Executor) -> dict[str, dict[str, Any]]:
-        """Measure the delivered artefacts interleaved with the teacher's; nothing else of the search runs meanwhile.
+        """Measure the delivered artefacts in turns with the teacher's, in several processes one after the other.
 
-        The profile says on which device.
-        Where the teacher takes longer than in the profile phase, something else does: that is measured again.
+        Nothing else of the search runs meanwhile. The profile says on which device. Where the teacher takes longer than
+        in the profile phase, something else does: that is measured again.
         """
         if not entrants:
             raise StateError(
@@ -188,7 +188,8 @@ class Finalize:
     def _measure_once(self, blobs: dict[str, bytes], known: Profile, executor: Executor) -> dict[str, dict[str, Any]]:
         """Return a measurement of each artefact."""
         timeout_s = self.recipe.search.trial_timeout_s
-        spec = {"candidates": [], "tokens": known.n_tokens, "quick": False, "timeout_s": timeout_s}
+        spec = {"candidates": [], "tokens": known.n_tokens, "timeout_s": timeout_s}
+        spec["starts"] = self.recipe.finalize.starts
         executor.submit(Task(at("final-measure", known.device), "measure", spec, blobs, known.device))
         outcomes: list[Any] = []
         while not outcomes:

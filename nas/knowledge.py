@@ -29,6 +29,7 @@ class Profile:
         environment: What the device says of itself.
         n_words: Rows of the word table by variant, as measured: methods that look at data may drop some.
         calm_ms: The longest that the teacher takes while nothing disturbs the device.
+        left_out: Which measurements the predictors did not learn from, and why; empty = none.
         device: Which of several devices all of this is about; the only one is called "".
         others: The same of the other devices, where this one is the first of several.
     """
@@ -42,6 +43,7 @@ class Profile:
     environment: dict[str, str]
     n_words: Mapping[str, int] = field(default_factory=dict)
     calm_ms: float = math.inf
+    left_out: str = ""
     device: str = ""
     others: tuple["Profile", ...] = ()
 

@@ -127,6 +127,22 @@ class LatencyPredictor:
         fitted, row = self._of(variant), self._table([features], variant)
         return fitted.foretell(row, coverage, self._all_names(self._names))
 
+    def models(self) -> dict[str, str]:
+        """Return which model was chosen for each variant, in words."""
+        names = self._all_names(self._names)
+        return {variant: fitted.model.columns.in_words(names) for variant, fitted in self._fitted.items()}
+
+    def covered(self, coverage: float = COVERAGE) -> dict[str, float]:
+        """Return for each variant the share of measured students inside of intervals that were made without them.
+
+        Nested, so as slow as fitting ten times.
+
+        Args:
+            coverage: That the intervals are for, between 0 and 1.
+        """
+        names = self._all_names(self._names)
+        return {variant: fitted.covered(coverage, names) for variant, fitted in self._fitted.items()}
+
     def to_json(self) -> dict[str, Any]:
         """Return models, measured students and report as plain JSON values.
 

@@ -65,6 +65,15 @@ class Fitted:
         low, high = self._interval(row, coverage) if self.others else (0.0, np.inf)
         return Prediction(value, min(low, value), max(high, value), coverage, self._warning(row[0], names))
 
+    def covered(self, coverage: float, names: Sequence[str]) -> float:
+        """Return the share of the rows that fall into intervals made without them; all models are fitted anew."""
+        is_inside = []
+        for fold in folds(len(self.target)):
+            rest = Fitted.of(np.delete(self.table, fold, axis=0), np.delete(self.target, fold), names)
+            told = [rest.foretell(self.table[[row]], coverage, names) for row in fold.tolist()]
+            is_inside += [t.low <= ms <= t.high for t, ms in zip(told, self.target[fold], strict=True)]
+        return float(np.mean(is_inside)) if is_inside else 1.0
+
     def _interval(self, row: np.ndarray, coverage: float) -> tuple[float, float]:
         """Return the ends of the interval of a ``(1, features)`` row."""
         fold_of = np.empty(len(self.target), int)

@@ -21,7 +21,7 @@ from nas.candidates import Candidates
 from nas.data.sources import TextData, load_data
 from nas.data.tokenize import tokenize
 from nas.data.tokens import Tokens, bucketed_batches
-from nas.devices.settings import workload_of
+from nas.devices.settings import check_lengths, workload_of
 from nas.files import MANIFEST, atomic_write, read_json, write_json
 from nas.meter import Stopwatch
 from nas.outputs import accuracy, cached_outputs, predict_logits
@@ -31,6 +31,7 @@ from nas.run_folder import RunFolder
 from nas.spelling import tokenizer_to_json
 from nas.teacher import Teacher, fine_tune, load_teacher, save_teacher, teacher_labels
 from search_spaces.errors import ConfigError, StateError
+from search_spaces.families.importance import Importance
 from search_spaces.seeding import rng_for
 
 OUTPUTS, FINE_TUNING = "teacher outputs", "fine-tuning"  # the slow parts as a person sees them
@@ -118,6 +119,34 @@ def prepare(
     return Prepared(teacher, data, bundle, candidates, measured_length(recipe.device, validation), scores, clock.laps)
 
 
+def prepare_to_measure(recipe: Recipe, progress: Progress) -> Prepared:
+    """Load data and teacher as far as untrained students need them to be measured; nothing is trained, scored or kept.
+
+    All units of the teacher count alike, since latency does not depend on the values of weights.
+
+    Args:
+        recipe: With a resolved device.
+        progress: Hears what is found.
+
+    Raises:
+        ConfigError: Bad recipe, data or teacher, in one line.
+    """
+    clock = Stopwatch()
+    data = load_data(recipe.data, recipe.search.seed, *teacher_labels(recipe.teacher))
+    teacher, _ = load_teacher(recipe.teacher, data.labels)
+    config = teacher.model.config
+    check_lengths(recipe.device, config.n_positions)
+    candidates = Candidates(recipe, config)
+    progress.say(f"space: {candidates.space.size:,} students of a {config.depth}-layer teacher")
+    train = tokenize(teacher.tokenizer, data.train, recipe.data.max_length)
+    validation = tokenize(teacher.tokenizer, data.validation, recipe.data.max_length)
+    outputs = Outputs(np.empty((0, len(data.labels)), np.float16))
+    importance = Importance.alike(config.heads, config.ffn, config.hidden).to_arrays()
+    bundle = _bundle(recipe, teacher, (train, validation, None), outputs, importance)
+    clock.lap("data")
+    return Prepared(teacher, data, bundle, candidates, measured_length(recipe.device, validation), {}, clock.laps)
+
+
 def measured_length(device: DeviceSettings, validation: Tokens) -> int:
     """Return how many tokens the texts have that latency is measured with; of a mix of lengths the mean."""
     if device.mix:
@@ -178,7 +207,9 @@ def _bundle(
     """Return what all tasks share."""
     train, validation, test = splits
     resolved = recipe.model_dump(mode="json")
-    key = hashlib.sha256(json.dumps(resolved, sort_keys=True).encode() + teacher.fingerprint.encode())
+    key = hashlib.sha256(
+        json.dumps(resolved, sort_keys=True).encode() + teacher.fingerprint.encode() + save(importance)
+    )
     return Bundle(
         family=recipe.space.family,
         mode=recipe.space.mode,

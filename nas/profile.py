@@ -4,7 +4,6 @@ Latency does not depend on the values of weights, so nothing has to be trained f
 cannot meet a hard constraint is recognised in milliseconds.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from nas.calm import calm_reference_ms
-from nas.candidates import Candidates
 from nas.design import NEAR, POOL, design, design_near
 from nas.devices.base import Measurement
-from nas.executor import Executor, Task
+from nas.executor import Executor, Outcome, Task
 from nas.files import read_json, write_json
 from nas.goals import ceilings_on, on
 from nas.knowledge import Profile
 from nas.latency import Features, LatencyPredictor
+from nas.measured_rows import believed, described
 from nas.objectives import LATENCY, Constraint, at, device_of
 from nas.prepare import Prepared
 from nas.progress import Progress, Snapshot
@@ -62,9 +61,9 @@ def profile(prepared: Prepared, folder: RunFolder, executor: Executor, progress:
     path = folder.profile_on(prepared.device)
     rows = read_json(path) if path.exists() else None
     if rows is None:
-        rows = _measure(prepared, executor, progress)
+        rows = measure_space(prepared, executor, progress)
         write_json(path, rows)
-    return _fit(prepared, rows)
+    return fit_profile(prepared, rows)
 
 
 def remember(known: Profile, folder: RunFolder, measured: Sequence[Mapping[str, Any]]) -> None:
@@ -107,20 +106,32 @@ def check_feasible(known: Profile, constraints: Sequence[Constraint], seed: int)
         )
 
 
-def _measure(prepared: Prepared, executor: Executor, progress: Progress) -> dict[str, Any]:
-    """Measure shapes that cover the space, then some near the latency asked for, as those predict it."""
-    candidates, n_shapes, seed = (
-        prepared.candidates,
-        prepared.bundle.recipe["search"]["profile_shapes"],
-        _seed(prepared),
-    )
+def measure_space(
+    prepared: Prepared, executor: Executor, progress: Progress, old: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Measure shapes that cover the space, then some near the latency asked for, as those predict it.
+
+    Args:
+        prepared: Teacher, candidates, how many shapes.
+        executor: Measures.
+        progress: Hears what was disturbed.
+        old: Measurements of other devices by name, as this function returns them, whose predictions help.
+
+    Returns:
+        JSON values for `fit_profile`.
+
+    Raises:
+        DeviceError: The device cannot be measured.
+    """
+    candidates, search = prepared.candidates, prepared.bundle.recipe["search"]
+    n_shapes, seed = search["profile_shapes"], search["seed"]
     constraints = [Constraint.parse(text) for text in prepared.bundle.recipe["constraints"]]
     limits = ceilings_on(prepared.device, constraints)
     n_near = round(NEAR * n_shapes) if limits else 0
     shapes = design(candidates, n_shapes - n_near, seed)
-    stored = _measure_calmly(prepared, shapes, {"rows": []}, executor, progress)
+    stored = _measure_calmly(prepared, shapes, {"rows": [], **({"old": old} if old else {})}, executor, progress)
     if n_near:
-        first = _fit(prepared, stored)
+        first = fit_profile(prepared, stored)
         limit_ms = min(limit.limit(first.teacher) for limit in limits)
         near = design_near(candidates, shapes, n_near, seed, lambda g: first.metrics(g)[LATENCY], limit_ms)
         stored = _measure_calmly(prepared, near, stored, executor, progress)
@@ -140,37 +151,52 @@ def _measure_calmly(
         at(f"profile-{len(rows) + i}", prepared.device): prepared.candidates.variants(genes)
         for i, genes in enumerate(shapes)
     }
-    found, facts = _run(prepared, items, executor, progress)
+    found, facts = measure_candidates(prepared, items, executor, progress)
     calm_ms = calm_reference_ms([row["reference_ms"] for some in (rows, *found.values()) for row in some])
     again = {uid: items[uid] for uid, some in found.items() if _slowest_ms(some) > calm_ms}
     if again:
         where = on(prepared.device)
         progress.say(f"profile{where}: something disturbed {len(again)} of {len(items)} shapes; measuring them again")
-        second, _ = _run(prepared, again, executor, progress)
+        second, _ = measure_candidates(prepared, again, executor, progress)
         found |= {uid: min(found[uid], some, key=_slowest_ms) for uid, some in second.items()}
-    return {"rows": [*rows, *(row for uid in items for row in found[uid])], **facts}
+    return {**stored, "rows": [*rows, *(row for uid in items for row in found.get(uid, ()))], **facts}
 
 
-def _run(
+def measure_candidates(
     prepared: Prepared, items: Mapping[str, Sequence[Mapping[str, Value]]], executor: Executor, progress: Progress
 ) -> tuple[dict[str, list[dict[str, Any]]], dict[str, Any]]:
-    """Return the measurements of the candidates of each item, and what is said of the device."""
+    """Return the measurements of the candidates of each item, and what is said of the device.
+
+    An item that the device gives no answer to, while it answers to others, is left out.
+
+    Raises:
+        DeviceError: The device cannot be measured.
+    """
     for uid, candidates in items.items():
         executor.submit(_task(prepared, uid, candidates))
     found: dict[str, list[dict[str, Any]]] = {}
-    facts: dict[str, Any] = {}
+    facts, n_silent = dict[str, Any](), 0
     progress.show(Snapshot("profile", 0, len(items)))
-    while len(found) < len(items):
+    while len(found) + n_silent < len(items):
         for outcome in executor.wait(1.0):
             if outcome.value is None:
-                assert outcome.failure is not None
-                where, failure = on(prepared.device), outcome.failure
-                raise DeviceError(f"device: measuring{where} failed ({failure.cause}): {failure.message}")
+                n_silent += _left_out(outcome, prepared.device, progress)
+                continue
             facts = {name: outcome.value[name] for name in ("environment", "reference_bytes")}
             pairs = zip(items[outcome.uid], outcome.value["measurements"], strict=True)
             found[outcome.uid] = [{"genes": genes, **measurement} for genes, measurement in pairs]
         progress.show(Snapshot("profile", len(found), len(items)))
     return found, facts
+
+
+def _left_out(outcome: Outcome, device: str, progress: Progress) -> bool:
+    """Return True, and say so, where a device that answers to others gave no answer; raise for any other failure."""
+    failure = outcome.failure
+    assert failure is not None
+    if failure.cause != "no_answer":
+        raise DeviceError(f"device: measuring{on(device)} failed ({failure.cause}): {failure.message}")
+    progress.warn(f"{outcome.uid}: left out, {failure.message}")
+    return True
 
 
 def _slowest_ms(rows: Sequence[Mapping[str, Any]]) -> float:
@@ -190,30 +216,17 @@ def _task(prepared: Prepared, uid: str, candidates: Sequence[Mapping[str, Value]
     return Task(uid, "measure", spec, device=prepared.device)
 
 
-def _seed(prepared: Prepared) -> int:
-    """Return the search's seed."""
-    return int(prepared.bundle.recipe["search"]["seed"])
-
-
-def _believed(candidates: Candidates, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the measurements that nothing disturbed; all, if some variant would lose more than half of its own."""
-    calm_ms = calm_reference_ms([row["reference_ms"] for row in rows])
-    calm = [row for row in rows if row["reference_ms"] <= calm_ms]
-    kept, of_all = (Counter(candidates.variant(row["genes"]) for row in some) for some in (calm, rows))
-    return calm if all(2 * kept[variant] >= n for variant, n in of_all.items()) else list(rows)
-
-
-def _fit(prepared: Prepared, stored: dict[str, Any]) -> Profile:
-    """Return the predictors fitted on measured rows, and on what was measured later."""
+def fit_profile(prepared: Prepared, stored: Mapping[str, Any]) -> Profile:
+    """Return the predictors fitted on what `measure_space` returned, and on what was measured later."""
     candidates, n_tokens = prepared.candidates, prepared.n_tokens
-    first = _believed(candidates, stored["rows"])
-    rows = [*first, *stored.get("later", [])]
-    known = [candidates.known(row["genes"], n_tokens, row.get("n_words")) for row in rows]
-    variants = [candidates.variant(row["genes"]) for row in rows]
-    n_words = {variant: row["n_words"] for variant, row in zip(variants, rows, strict=True) if "n_words" in row}
-    seen = [Measurement.from_json({k: v for k, v in row.items() if k != "genes"}) for row in rows]
+    first, left_out = believed(described(candidates, n_tokens, stored["rows"]))
+    rows = [*first, *described(candidates, n_tokens, stored.get("later", []))]
+    variants = [row["variant"] for row in rows]
+    n_words = {row["variant"]: row["n_words"] for row in rows if "n_words" in row}
+    seen = [Measurement.from_json(row) for row in rows]
     size = LatencyPredictor()
-    size.fit([{"parameters": k.parameters} for k in known], np.array([float(m.size_bytes) for m in seen]), variants)
+    sizes = np.array([float(m.size_bytes) for m in seen])
+    size.fit([{"parameters": row["parameters"]} for row in rows], sizes, variants)
     teacher, family = candidates.teacher, candidates.family
     teacher_ms = float(np.median([row["reference_ms"] for row in first]))
     baseline = {
@@ -222,26 +235,32 @@ def _fit(prepared: Prepared, stored: dict[str, Any]) -> Profile:
         "macs": float(family.macs(teacher, n_tokens)),
         "parameters": float(family.parameters(teacher)),
     }
-    latency = _fit_latency([k.features for k in known], seen, variants, teacher_ms)
+    old = {name: fit_profile(prepared, told).latency for name, told in stored.get("old", {}).items()}
+    latency = _fit_latency([row["features"] for row in rows], seen, variants, teacher_ms, old)
     fastest = min(m.median_ms for m in seen)
     calm_ms = calm_reference_ms([row["reference_ms"] for row in stored["rows"]])
-    about = (dict(stored["environment"]), n_words, calm_ms, prepared.device)
+    about = (dict(stored["environment"]), n_words, calm_ms, left_out, prepared.device)
     return Profile(candidates, n_tokens, latency, size, baseline, fastest, *about)
 
 
 def _fit_latency(
-    features: Sequence[Features], seen: Sequence[Measurement], variants: Sequence[str], teacher_ms: float
+    features: Sequence[Features],
+    seen: Sequence[Measurement],
+    variants: Sequence[str],
+    teacher_ms: float,
+    old: Mapping[str, LatencyPredictor],
 ) -> LatencyPredictor:
     """Return the predictor of latencies as they were, or as shares of the teacher's beside each: the better one.
 
     What slows the machine for a while slows the teacher, too, and falls out of their ratio (here the held-out error
-    fell from 12 % to 5 % while others used the other core); on a quiet machine it has two errors instead of one.
+    fell from 12 % to 5 % while others used the other core); on a quiet machine it has two errors instead of one. The
+    median error decides: a mean is that of its wildest row.
     """
     as_measured = np.array([m.median_ms for m in seen])
     references = np.array([float(m.reference_ms or teacher_ms) for m in seen])
     found = []
     for latency_ms in (as_measured, as_measured / references * teacher_ms):
-        predictor = LatencyPredictor()
+        predictor = LatencyPredictor(old)
         predictor.fit(features, latency_ms, variants)
         found.append(predictor)
-    return min(found, key=lambda predictor: predictor.report.mape)
+    return min(found, key=lambda predictor: predictor.report.median)

@@ -148,6 +148,7 @@ class SearchSettings(Section):
     minutes: float | None = Field(None, gt=0, description="begin no student after this long; None: trials alone count")
     seed: int = Field(0, ge=0)
     profile_shapes: int = Field(32, ge=4, description="untrained students measured before the search")
+    reuse_profile: bool = Field(True, description="use what nas devices profile has measured, where it still holds")
     warm_start: bool = Field(True, description="begin with teacher shape, smallest, and a ladder of uniform shapes")
     knapsack: bool = Field(False, description="then shapes of least summed damage at a latency; up to a minute")
     train: TrainSettings = TrainSettings(epochs=1.0)
@@ -173,6 +174,7 @@ class FinalizeSettings(Section):
 
     finalists: int = Field(3, ge=1, description="of the front; with several devices of each device's front")
     seeds: int = Field(3, ge=1)
+    starts: int = Field(3, ge=1, le=20, description="processes that each finalist is measured in, one after the other")
     train: TrainSettings = TrainSettings(epochs=3.0)
 
 

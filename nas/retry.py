@@ -1,11 +1,15 @@
-"""Trying a task again when its worker was lost, by cause; what the task itself did wrong is never repeated."""
+"""Trying a task again by cause: when its worker was lost, or its device gave no answer.
+
+What the task itself did wrong is never repeated, and a device that stays silent is given up, whichever workers asked.
+"""
 
 from collections import Counter
 
 from nas.bundle import Bundle
-from nas.executor import Cause, Executor, Kind, Outcome, Task
+from nas.executor import Cause, Executor, Failure, Kind, Outcome, Task
 
-RETRIES: dict[Cause, int] = {"worker_died": 2, "out_of_memory": 2, "node_lost": 10}
+RETRIES: dict[Cause, int] = {"worker_died": 2, "out_of_memory": 2, "node_lost": 10, "no_answer": 2}
+GIVEN_UP = 3  # measurements in a row without an answer: the device is asked no more
 
 
 class RetryingExecutor:
@@ -16,6 +20,7 @@ class RetryingExecutor:
         self._inner = inner
         self._tasks: dict[str, Task] = {}
         self._tries: Counter[tuple[str, Cause]] = Counter()
+        self._unanswered = 0  # measurements in a row
 
     def connect(self, wait: bool = True) -> None:
         """Start the workers."""
@@ -36,11 +41,27 @@ class RetryingExecutor:
 
     def wait(self, timeout_s: float) -> list[Outcome]:
         """Return what ended for good; what is worth another try is submitted again."""
-        return [outcome for outcome in self._inner.wait(timeout_s) if not self._is_tried_again(outcome)]
+        outcomes = map(self._counted, self._inner.wait(timeout_s))
+        return [outcome for outcome in outcomes if not self._is_tried_again(outcome)]
 
     def close(self) -> None:
         """Close the executor."""
         self._inner.close()
+
+    def _counted(self, outcome: Outcome) -> Outcome:
+        """Return an outcome, after counting measurements without an answer; too many in a row are another failure."""
+        if self._tasks[outcome.uid].kind == "train":
+            return outcome
+        failure = outcome.failure
+        if failure is None:
+            self._unanswered = 0
+        if failure is None or failure.cause != "no_answer":
+            return outcome
+        self._unanswered += 1
+        if self._unanswered < GIVEN_UP:
+            return outcome
+        words = f"after {self._unanswered} measurements in a row without an answer; the last: {failure.message}"
+        return Outcome(outcome.uid, failure=Failure("given_up", f"{words} Try the device with: nas devices"))
 
     def _is_tried_again(self, outcome: Outcome) -> bool:
         """Submit a lost task again if its cause allows one more try; return whether it did."""

@@ -18,6 +18,7 @@ from nas.checkpoint import load_checkpoint, save_checkpoint, untrained_score, we
 from nas.data.tokens import Tokens
 from nas.devices.base import Device
 from nas.devices.settings import workload_of
+from nas.devices.starts import measure_over_starts
 from nas.distill import Epoch, Trained, distill
 from nas.executor import Task
 from nas.meter import Stopwatch
@@ -109,8 +110,9 @@ def measure_shapes(task: Task, bundle: Bundle) -> dict[str, Any]:
     """Measure artefacts on the task's device, interleaved with the teacher's fp32 artefact.
 
     Args:
-        task: ``spec`` holds ``tokens``, ``quick`` and ``candidates`` (genes of untrained students to build);
-            ``blobs`` holds finished artefacts by name, measured after the candidates in the order of the names.
+        task: ``spec`` holds ``tokens``, ``quick`` and ``candidates`` (genes of untrained students to build), and
+            ``starts`` where all is to be measured in so many processes, thoroughly; ``blobs`` holds finished artefacts
+            by name, measured after the candidates in the order of the names.
         bundle: What all tasks share.
 
     Returns:
@@ -123,14 +125,18 @@ def measure_shapes(task: Task, bundle: Bundle) -> dict[str, Any]:
     artefacts = [artefact for artefact, _ in untrained] + [task.blobs[name] for name in sorted(task.blobs)]
     clock.lap("build")
     workload, reference = workload_of(settings, int(spec["tokens"])), bench.reference_on(device)
-    measurements = device.measure(artefacts, reference, workload, quick=bool(spec["quick"]))
+    if "starts" in spec:
+        measurements, environment = measure_over_starts(settings, artefacts, reference, workload, int(spec["starts"]))
+    else:
+        measurements = device.measure(artefacts, reference, workload, quick=bool(spec["quick"]))
+        environment = dict(device.environment())
     clock.lap("measure")
     found = [measurement.to_json() for measurement in measurements]
     for row, (_, n_words) in zip(found, untrained, strict=False):  # the blobs' rows come after those of candidates
         row["n_words"] = n_words
     return {
         "measurements": found,
-        "environment": dict(device.environment()),
+        "environment": environment,
         "reference_bytes": len(reference),
         "seconds": clock.laps,
     }

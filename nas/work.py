@@ -4,7 +4,7 @@ import traceback
 
 from nas.bundle import Bundle
 from nas.executor import Failure, Outcome, Task
-from search_spaces.errors import DivergedError
+from search_spaces.errors import DivergedError, UnansweredError
 from search_spaces.registry import Table
 
 MAX_MESSAGE = 300
@@ -17,6 +17,8 @@ def run_task(task: Task, bundle: Bundle) -> Outcome:
         return Outcome(task.uid, value=WORK.load(task.kind)(task, bundle))
     except DivergedError as error:
         return Outcome(task.uid, failure=Failure("diverged", _line(error)))
+    except UnansweredError as error:
+        return Outcome(task.uid, failure=Failure("no_answer", _line(error)))
     except MemoryError as error:
         return Outcome(task.uid, failure=Failure("out_of_memory", _line(error) or "the worker ran out of memory"))
     except Exception as error:  # the one broad except: user code and libraries may raise anything

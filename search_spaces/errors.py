@@ -47,6 +47,10 @@ class DeviceError(NasError, RuntimeError):
     exit_code = 2
 
 
+class UnansweredError(DeviceError):
+    """A device gave no answer that can be true, however often it was asked; another time it may."""
+
+
 class MissingDependencyError(NasError, ImportError):
     """An optional package is not installed; the message holds the install command."""
 

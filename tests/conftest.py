@@ -106,7 +106,7 @@ def tiny_recipe(tiny_base: Path, tiny_data: Path) -> dict[str, object]:
         "teacher": {"model": str(tiny_base), "finetune": {"epochs": 1}},
         "data": {"source": str(tiny_data), "validation_share": 0.2},
         "search": {"trials": 6, "profile_shapes": 6, "train": {"epochs": 0.5}},
-        "finalize": {"finalists": 2, "seeds": 2, "train": {"epochs": 0.5}},
+        "finalize": {"finalists": 2, "seeds": 2, "starts": 1, "train": {"epochs": 0.5}},
         "tracking": {"mlflow": False},
         "cluster": {"executor": "inprocess"},
     }

@@ -85,6 +85,7 @@ class Measurement:
         size_bytes: Size of the artefact.
         p99_ms: 99th percentile of all timed calls; None where it is not known.
         origin: Whether the device was there: measured, looked up in a table, or simulated.
+        starts: Processes that it was measured in; of several the interval covers their differences, too.
     """
 
     median_ms: float
@@ -100,6 +101,7 @@ class Measurement:
     size_bytes: int
     p99_ms: float | None = None
     origin: Origin = "measured"
+    starts: int = 1
 
     def to_json(self) -> dict[str, Any]:
         """Return the measurement as plain JSON values."""
@@ -107,7 +109,7 @@ class Measurement:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Measurement":
-        """Return the measurement that `to_json` wrote, also before there was ``p99_ms``; other keys are ignored."""
+        """Return the measurement that `to_json` wrote, also before there were ``starts``; other keys are ignored."""
         told = {each.name: values[each.name] for each in fields(cls) if each.default is MISSING or each.name in values}
         return cls(**told)
 
@@ -132,6 +134,7 @@ class Device(Protocol):
         suits: What the backend is good for, in one line of at most 100 letters.
         origin: Where its milliseconds come from.
         options_model: Its options with defaults, ranges and meanings; extra keys are refused.
+        is_fresh: Every measurement is a process of its own, or none at all.
         name: Of the device.
         format: Of the artefacts that it exports and runs.
     """
@@ -139,6 +142,7 @@ class Device(Protocol):
     suits: ClassVar[str]
     origin: ClassVar[Origin]
     options_model: ClassVar[type["BaseModel"]]
+    is_fresh: ClassVar[bool]
     name: str
     format: Format
 

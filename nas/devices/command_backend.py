@@ -23,7 +23,7 @@ from nas.devices.measured import measurement_of
 from nas.devices.onnxruntime_backend import OnnxRuntime
 from nas.devices.timing import QUICK, THOROUGH
 from nas.recipe import DeviceSettings, Section
-from search_spaces.errors import ConfigError, DeviceError
+from search_spaces.errors import ConfigError, DeviceError, UnansweredError
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,6 @@ PLACES = {
     "fetch": {"source", "file"},
 }
 PAUSE_S = 0.5  # before a command is tried again
-GIVEN_UP = 3  # measurements in a row without an answer: the board is asked no more
 
 
 class CommandOptions(Section):
@@ -78,6 +77,7 @@ class Command(OnnxRuntime):
     suits: ClassVar[str] = "any board that ssh, adb or another command reaches, with ONNX Runtime or a runner of yours"
     origin: ClassVar[Origin] = "measured"
     options_model: ClassVar[type[BaseModel]] = CommandOptions
+    is_fresh: ClassVar[bool] = True
 
     def __init__(self, settings: DeviceSettings) -> None:
         """Keep the settings; nothing is sent."""
@@ -86,7 +86,6 @@ class Command(OnnxRuntime):
         self._board = Board(told.run, told.copy_file, told.fetch, told.folder, told.timeout_s)
         self._memory: dict[str, PeakMemory | None] = {}
         self._told: dict[str, str] = {"runtime": "not asked yet"}
-        self._failed = 0  # measurements in a row
 
     def check(self) -> None:
         """Refuse commands whose program is not installed here.
@@ -119,7 +118,8 @@ class Command(OnnxRuntime):
             quick: Settle for a 95 % interval of +-4 % instead of +-2 %.
 
         Raises:
-            DeviceError: The board's runtime refuses a file, or it gave no answer that can be true, however often asked.
+            DeviceError: The board's runtime refuses a file.
+            UnansweredError: It gave no answer that can be true, however often it was asked.
         """
         patience = QUICK if quick else THOROUGH
         spec = specification(workload, patience, self._settings.threads, self._settings.affinity)
@@ -140,29 +140,20 @@ class Command(OnnxRuntime):
 
     def _answer(self, artefact: bytes, reference: bytes | None, spec: bytes) -> Answer:
         """Return an answer that can be true, asked for again where there is none."""
-        if self._failed >= GIVEN_UP:
-            raise DeviceError(
-                f"device {self.name!r}: given up after {self._failed} measurements without an answer; see whether it "
-                "works with: nas devices"
-            )
         has_reference = reference is not None and "reference" in places(self._board.run)
         files = {"model": artefact, "reference": reference, "spec": spec, "runner": runner_archive()}
         tries, why = 1 + self.options.retries, ""
         for attempt in range(tries):
             try:
                 content, elapsed_ms = self._board.ask(files)
-                answer = read_answer(content, has_reference, elapsed_ms)
+                return read_answer(content, has_reference, elapsed_ms)
             except BoardRefusalError as error:
                 raise DeviceError(f"device {self.name!r}: {len(artefact)} bytes are refused there: {error}") from None
             except (UnreachableError, AbsurdError) as error:
                 why = str(error)
                 log.warning("device %r: attempt %d of %d failed: %s", self.name, attempt + 1, tries, why)
                 time.sleep(PAUSE_S)
-            else:
-                self._failed = 0
-                return answer
-        self._failed += 1
-        raise DeviceError(f"device {self.name!r}: no answer in {tries} attempts; the last: {why}. Check the board.")
+        raise UnansweredError(f"device {self.name!r}: no answer in {tries} attempts; the last: {why}. Check the board.")
 
 
 def _key(artefact: bytes) -> str:

@@ -44,6 +44,7 @@ class Elsewhere(HostDevice):
     """
 
     options_model: ClassVar[type[BaseModel]] = ElsewhereOptions
+    is_fresh: ClassVar[bool] = True
     where: ClassVar[Runtime]
 
     def __init__(self, settings: DeviceSettings) -> None:

@@ -39,6 +39,7 @@ class HostDevice:
     suits: ClassVar[str]
     origin: ClassVar[Origin] = "measured"
     options_model: ClassVar[type[BaseModel]] = Section
+    is_fresh: ClassVar[bool] = False
     runtime: ClassVar[str]
     title: ClassVar[str]
     format: Format

@@ -34,6 +34,7 @@ class Lookup(OnnxRuntime):
     suits: ClassVar[str] = "a device that somebody else has measured: latency from a table, by shape or by file"
     origin: ClassVar[Origin] = "looked up"
     options_model: ClassVar[type[BaseModel]] = LookupOptions
+    is_fresh: ClassVar[bool] = True
 
     def check(self) -> None:
         """Refuse a table that cannot be read.

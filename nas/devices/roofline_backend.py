@@ -35,6 +35,7 @@ class Roofline(OnnxRuntime):
     suits: ClassVar[str] = "a simulated device of so many GFLOP/s and GB/s: what if; always marked simulated"
     origin: ClassVar[Origin] = "simulated"
     options_model: ClassVar[type[BaseModel]] = RooflineOptions
+    is_fresh: ClassVar[bool] = True
 
     def check(self) -> None:
         """Refuse nothing: what is simulated is always there."""

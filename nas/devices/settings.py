@@ -104,6 +104,18 @@ def check_legible(settings: DeviceSettings) -> None:
         )
 
 
+def check_lengths(settings: DeviceSettings, n_positions: int, section: str = "device") -> None:
+    """Refuse calls with longer texts than the teacher takes.
+
+    Raises:
+        ConfigError: One line with the length and the teacher's positions.
+    """
+    longest = max([settings.tokens or 0, *(settings.mix or ())])
+    if longest > n_positions:
+        where = f"{section}.{'mix' if settings.mix else 'tokens'}"
+        raise ConfigError(f"{where}: {longest} is more than the teacher's {n_positions} positions; choose less.")
+
+
 def workload_of(settings: DeviceSettings, tokens: int) -> Workload:
     """Return what one call gets in production; ``tokens`` where the settings name no mix of lengths."""
     total = sum((settings.mix or {}).values())

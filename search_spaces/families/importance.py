@@ -1,6 +1,6 @@
 """How much each unit of a text encoder matters; scored by `compressors.importance`, used to inherit weights."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,11 @@ class Importance:
     ffn: tuple[np.ndarray, ...]
     hidden: np.ndarray
     layers: np.ndarray
+
+    @classmethod
+    def alike(cls, heads: Sequence[int], ffn: Sequence[int], hidden: int) -> "Importance":
+        """Return equal scores for all units of a model with these widths: enough where only shapes count."""
+        return cls(tuple(map(np.ones, heads)), tuple(map(np.ones, ffn)), np.ones(hidden), np.ones(len(heads)))
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return flat names, e.g. ``heads.0``, to arrays."""

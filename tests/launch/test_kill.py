@@ -24,7 +24,7 @@ ENTRY = [sys.executable, "-c", "from launch.cli import main; main()"]
 @pytest.fixture
 def recipe_file(tiny_recipe: dict[str, Any], tmp_path: Path) -> Path:
     tiny_recipe["search"] = {"trials": 8, "profile_shapes": 4, "train": {"epochs": 4}}
-    tiny_recipe["finalize"] = {"finalists": 1, "seeds": 1, "train": {"epochs": 0.2}}
+    tiny_recipe["finalize"] = {"finalists": 1, "seeds": 1, "starts": 1, "train": {"epochs": 0.2}}
     tiny_recipe["tracking"] = {"mlflow": True}
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(tiny_recipe))

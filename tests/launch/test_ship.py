@@ -40,7 +40,7 @@ print(json.dumps({name: float(np.mean(values)) for name, values in right.items()
 def shipped(recipe: dict[str, Any], folder: Path, validation: Path) -> Path:
     recipe["data"] = {**recipe["data"], "validation": str(validation), "max_length": 64}
     recipe["search"] = {"trials": 2, "profile_shapes": 4, "train": {"epochs": 2.0}}
-    recipe["finalize"] = {"finalists": 1, "seeds": 1, "train": {"epochs": 2.0}}
+    recipe["finalize"] = {"finalists": 1, "seeds": 1, "starts": 1, "train": {"epochs": 2.0}}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     for arguments in (
         ["search", str(folder / "recipe.yaml"), "--output", str(folder / "run")],

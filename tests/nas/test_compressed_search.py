@@ -64,7 +64,7 @@ def found(tmp_path_factory: pytest.TempPathFactory, tiny_teacher: Path, tiny_dat
             "space": {"mode": "per_layer"},
             "compress": COMPRESS,
             "search": {"trials": 6, "profile_shapes": 5, "train": {"epochs": 0.5}},
-            "finalize": {"finalists": 2, "seeds": 1, "train": {"epochs": 0.5}},
+            "finalize": {"finalists": 2, "seeds": 1, "starts": 1, "train": {"epochs": 0.5}},
         }
     )
     folder = RunFolder(path / "run")
@@ -124,7 +124,7 @@ def test_a_search_chooses_between_lists_of_methods(tmp_path: Path, tiny_teacher:
                 "profile_shapes": 4,
                 "train": {"epochs": 0.5},
             },
-            "finalize": {"finalists": 2, "seeds": 1, "train": {"epochs": 0.5}},
+            "finalize": {"finalists": 2, "seeds": 1, "starts": 1, "train": {"epochs": 0.5}},
         }
     )
     folder = RunFolder(tmp_path / "run")

@@ -101,7 +101,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, tiny_dat
         "data": {"source": str(tiny_data), "validation_share": 0.2, "test": str(test)},
         "constraints": ["accuracy_drop <= 60%"],
         "search": {"trials": 6, "profile_shapes": 6, "train": {"epochs": 0.5}},
-        "finalize": {"finalists": 2, "seeds": 2, "train": {"epochs": 0.5}},
+        "finalize": {"finalists": 2, "seeds": 2, "starts": 2, "train": {"epochs": 0.5}},
     }
     made = engine(recipe, path)
     return made, made.run()
@@ -115,6 +115,7 @@ def test_a_search_trains_its_budget_and_delivers_measured_students(finished: tup
     for row in students:
         assert row["seeds"] == 2
         assert row["metrics"]["latency_ms"] == row["measurement"]["median_ms"] > 0
+        assert row["measurement"]["starts"] == 2
         assert 0 <= row["test_mean"] <= 1
     assert made.recipe.name == "tiny"
     assert {"prepare", "profile", "search", "finalize"} <= set(made.record.attrs["seconds"])
@@ -177,7 +178,7 @@ def test_students_are_measured_again_where_something_disturbed_the_device(
     tiny_recipe: dict[str, Any], tmp_path: Path, times: int
 ) -> None:
     tiny_recipe["search"] = {"trials": 4, "profile_shapes": 5, "train": {"epochs": 0.1}}
-    tiny_recipe["finalize"] = {"finalists": 3, "seeds": 1, "train": {"epochs": 0.1}}
+    tiny_recipe["finalize"] = {"finalists": 3, "seeds": 1, "starts": 1, "train": {"epochs": 0.1}}
     executor = Disturbed(times)
     students = engine(tiny_recipe, tmp_path / "run", executor).run()
     names = executor.names[0]
@@ -206,7 +207,7 @@ def test_knapsack_seeds_follow_the_warm_start_once_also_after_interruptions(
     tiny_recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny_recipe["search"] = {"trials": 9, "profile_shapes": 10, "train": {"epochs": 0.1}, "knapsack": True}
-    tiny_recipe["finalize"] = {"finalists": 1, "seeds": 1, "train": {"epochs": 0.1}}
+    tiny_recipe["finalize"] = {"finalists": 1, "seeds": 1, "starts": 1, "train": {"epochs": 0.1}}
     tiny_recipe["data"]["max_train"] = 100
     stored = exact_profile(tiny_recipe, tmp_path / "profiled")
     straight, broken = (engine(tiny_recipe, tmp_path / name, Interrupted(0)) for name in ("straight", "broken"))

@@ -230,6 +230,19 @@ def test_a_refresh_may_bring_a_variant_and_leaves_the_others_alone() -> None:
     assert predictor.report.n == 15
 
 
+def test_the_share_of_students_inside_of_intervals_made_without_them_is_near_the_stated_one() -> None:
+    predictor = fitted(SlowChip(0), 60)
+    shares = [predictor.covered(coverage)["fp32"] for coverage in (0.5, 0.8)]
+    assert shares == [pytest.approx(0.5, abs=0.15), pytest.approx(0.8, abs=0.12)]
+    assert fitted(SlowChip(0), 1).covered() == {"fp32": 1.0}
+
+
+def test_the_model_that_was_chosen_is_said_in_words() -> None:
+    alone, helped = fitted(SlowChip(0), 40), fitted(SlowChip(1), 10, old=fitted(SlowChip(0), 40))
+    assert alone.models() == {"fp32": "4 prices"}
+    assert helped.models()["fp32"].endswith("what is known of old")
+
+
 def test_what_was_never_fitted_is_not_refreshed() -> None:
     with pytest.raises(StateError, match="knows no student yet"):
         LatencyPredictor().refresh(students(1), np.ones(1), ["fp32"])

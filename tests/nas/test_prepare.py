@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
-from nas.prepare import Prepared, prepare
+from nas.prepare import Prepared, prepare, prepare_to_measure
 from nas.progress import Silent
 from nas.recipe import Recipe
 from nas.run_folder import RunFolder
@@ -39,6 +39,25 @@ def test_a_resumed_search_has_the_importance_it_began_with(recipe, tmp_path):
     assert all(np.array_equal(first[name], again[name]) for name in first)
     path.write_bytes(save({name: scores + 1 for name, scores in load(path.read_bytes()).items()}))
     assert np.array_equal(prepared(recipe, tmp_path).bundle.importance["hidden"], first["hidden"] + 1)
+
+
+def test_measuring_needs_no_training_and_no_folder_and_sees_the_same_space(recipe, tmp_path):
+    whole = prepared(recipe, tmp_path, teacher={**recipe["teacher"], "finetune": {"epochs": 1}})
+    told = Recipe.model_validate({**recipe, "teacher": {**recipe["teacher"], "finetune": {"epochs": 1}}})
+    brief = prepare_to_measure(told, Silent())
+    assert brief.candidates.space.fingerprint == whole.candidates.space.fingerprint
+    assert (brief.n_tokens, len(brief.bundle.outputs.logits)) == (whole.n_tokens, 0)
+    assert brief.bundle.importance.keys() == whole.bundle.importance.keys()
+    for name, scores in whole.bundle.importance.items():
+        assert brief.bundle.importance[name].shape == scores.shape
+
+
+def test_bundles_with_other_importance_have_other_names(recipe, tmp_path):
+    told = Recipe.model_validate(recipe)
+    whole, brief = prepared(recipe, tmp_path), prepare_to_measure(told, Silent())
+    assert whole.teacher.fingerprint == brief.teacher.fingerprint
+    assert whole.bundle.fingerprint != brief.bundle.fingerprint
+    assert prepare_to_measure(told, Silent()).bundle.fingerprint == brief.bundle.fingerprint
 
 
 def test_damaged_importance_is_named(recipe, tmp_path):

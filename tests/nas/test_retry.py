@@ -1,3 +1,4 @@
+from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -41,6 +42,48 @@ def test_a_lost_worker_is_replaced_until_its_retries_are_used_up(cause: Any) -> 
     (outcome,), submitted = run(cause, 100)
     assert outcome.failure is not None
     assert submitted == 1 + RETRIES[cause]
+
+
+class Board(Failing):
+    """Ends one task at a time; of some it says nothing, and the others it measures."""
+
+    def __init__(self, silent: Collection[str]) -> None:
+        super().__init__("no_answer", 0)
+        self.silent, self.asked = silent, list[str]()
+
+    def wait(self, timeout_s: float) -> list[Outcome]:
+        if not self.waiting:
+            return []
+        self.asked.append(uid := self.waiting.pop(0))
+        failure = Failure("no_answer", f"device 'pi5': no answer to {uid}.") if uid in self.silent else None
+        return [Outcome(uid, None if failure else {}, failure)]
+
+
+def measured(board: Board, *uids: str) -> dict[str, Failure | None]:
+    executor = RetryingExecutor(board)  # type: ignore[arg-type]
+    for uid in uids:
+        executor.submit(Task(uid, "measure", {}))
+    ended = [outcome for _ in range(50) for outcome in executor.wait(0)]
+    return {outcome.uid: outcome.failure for outcome in ended}
+
+
+def test_a_device_that_answers_to_others_is_asked_again_and_stays_in_use() -> None:
+    board = Board("c")
+    found = measured(board, *"abcdef")
+    assert "".join(board.asked) == "abcdefcc"
+    assert found.pop("c") == Failure("no_answer", "device 'pi5': no answer to c.")
+    assert set(found.values()) == {None}
+
+
+def test_a_device_without_an_answer_three_times_in_a_row_is_given_up_whoever_asked() -> None:
+    board = Board("bcd")
+    found = measured(board, *"abcd")
+    assert found["a"] is None
+    given_up = found["d"]
+    assert given_up is not None
+    assert given_up.cause == "given_up"
+    assert given_up.message.startswith("after 3 measurements in a row without an answer; the last: device 'pi5': no")
+    assert given_up.message.endswith("Try the device with: nas devices")
 
 
 @pytest.mark.parametrize("cause", ["error", "diverged", "timeout"])

@@ -76,7 +76,7 @@ def recipe(tiny_teacher: Path, tiny_data: Path) -> dict[str, Any]:
         "teacher": {"model": str(tiny_teacher)},
         "data": {"source": str(tiny_data), "validation_share": 0.2},
         "search": {"trials": 8, "profile_shapes": 4, "train": {"epochs": 1, "lr": 1e-3}, "fidelity": FIDELITY},
-        "finalize": {"finalists": 1, "seeds": 1, "train": {"epochs": 0.1}},
+        "finalize": {"finalists": 1, "seeds": 1, "starts": 1, "train": {"epochs": 0.1}},
     }
 
 
