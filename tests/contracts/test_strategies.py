@@ -245,12 +245,11 @@ def test_constraints_that_nothing_meets_do_not_stop_a_search(name):
 def test_a_space_smaller_than_the_budget_ends_the_search(name):
     settings = SearchSettings(trials=40)
     candidates = SimpleNamespace(space=FINITE, describe=str)
-    foretold = SimpleNamespace(warning="")
     known = SimpleNamespace(
         candidates=candidates,
         metrics=lambda genes: {},
         shortfall=lambda genes, limits: 0.0,
-        foretell=lambda genes: foretold,
+        warning=lambda genes: "",
     )
     n = n_objectives(name, 2)
     record = open_record(name, FINITE, n)
