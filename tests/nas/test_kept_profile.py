@@ -20,7 +20,7 @@ from nas.measured_rows import described
 from nas.prepare import Prepared
 from nas.profile import fit_profile, measure_space, profile
 from nas.progress import Silent
-from nas.recipe import DeviceSettings
+from nas.recipe import DeviceSettings, Recipe
 from nas.run_folder import RunFolder
 from search_spaces.errors import StateError
 from tests.nas.phases import N_TOKENS, Formula, candidates, latency_ms
@@ -62,9 +62,10 @@ class Machine(Formula):
 
 def prepared(made: Candidates, n_shapes: int = 16, **device: Any) -> Prepared:
     search = {"profile_shapes": n_shapes, "seed": 0, "trial_timeout_s": 10.0}
-    settings = DeviceSettings(**{"name": "pi5", "backend": "onnxruntime", **device}).model_dump(mode="json")
-    bundle = SimpleNamespace(recipe={"search": search, "constraints": (), "device": settings})
-    found: Any = SimpleNamespace(candidates=made, bundle=bundle, n_tokens=N_TOKENS)
+    settings = {"name": "pi5", "backend": "onnxruntime", **device}
+    recipe = Recipe.model_validate({"search": search, "device": settings})
+    bundle = SimpleNamespace(recipe=recipe.model_dump(mode="json"))
+    found: Any = SimpleNamespace(candidates=made, bundle=bundle, n_tokens=N_TOKENS, device="")
     return found
 
 
