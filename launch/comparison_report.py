@@ -1,4 +1,4 @@
-"""The reports of a comparison: tables for the terminal, markdown, JSON, and one HTML file with a plot.
+"""The reports of a comparison: tables for the terminal, markdown, JSON, a picture, and one HTML file with both.
 
 Knows rows and their columns; nothing of where they come from.
 """
@@ -69,13 +69,15 @@ class Facts:
 
 
 def write_reports(folder: Path, rows: Sequence[Row], facts: Facts) -> list[Path]:
-    """Write compare.md, compare.json and compare.html into a folder; return their paths."""
+    """Write compare.md, .json, .html and, where something was measured, .svg into a folder; return their paths."""
     told = {"facts": asdict(facts), "columns": [asdict(c) for c in SHOWN.values()], "rows": [r.to_json() for r in rows]}
     contents = {
         "compare.md": markdown(rows, facts),
         "compare.json": json.dumps(told, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
         "compare.html": html(rows, facts),
     }
+    if any(row.figures for row in rows):
+        contents["compare.svg"] = picture(rows)
     for name, text in contents.items():
         atomic_write(folder / name, text.encode())
     return [folder / name for name in contents]
@@ -124,6 +126,30 @@ def markdown(rows: Sequence[Row], facts: Facts) -> str:
 
 def html(rows: Sequence[Row], facts: Facts) -> str:
     """Return the report as one HTML page: no script, no network, light and dark."""
+    names = _present(ALL, rows)
+    return _rendered(
+        "compare.html.j2",
+        rows,
+        rows=rows,
+        facts=facts,
+        columns=[SHOWN[name] for name in names],
+        cell=cell,
+        best=_best(names, rows),
+        methods=METHODS,
+        notes=NOTES,
+        is_alone=False,
+        names=(),
+    )
+
+
+def picture(rows: Sequence[Row]) -> str:
+    """Return the plot of rows of which at least one was measured as an SVG file, light and dark."""
+    names = [f"{number} {row.name}" for number, row in enumerate(rows, start=1) if row.figures]
+    return _rendered("compare.svg.j2", rows, names=names, is_alone=True)
+
+
+def _rendered(template: str, rows: Sequence[Row], **values: Any) -> str:
+    """Return a template with the plot of the rows."""
     environment = Environment(
         loader=PackageLoader("launch", "."),
         autoescape=True,
@@ -131,21 +157,9 @@ def html(rows: Sequence[Row], facts: Facts) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    names = _present(ALL, rows)
     drawn, radii = _plot(rows)
     labels = _labels(drawn.marks) if drawn else []
-    return environment.get_template("compare.html.j2").render(
-        rows=rows,
-        facts=facts,
-        columns=[SHOWN[name] for name in names],
-        cell=cell,
-        best=_best(names, rows),
-        plot=drawn,
-        radii=radii,
-        labels=labels,
-        methods=METHODS,
-        notes=NOTES,
-    )
+    return environment.get_template(template).render(plot=drawn, radii=radii, labels=labels, **values)
 
 
 def cell(row: Row, name: str) -> str:

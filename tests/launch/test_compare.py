@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import yaml
@@ -56,6 +57,9 @@ def test_every_row_is_in_every_report(finished: tuple[Path, str]) -> None:
         assert f"{row['figures']['accuracy']:.3f}" in notes
     assert page.count('<circle class="student"') == 1 + 2  # the legend's and the two methods'; the teacher is a path
     assert "<script" not in page
+    picture = ElementTree.fromstring((run / "compare.svg").read_text())
+    texts = [text.text for text in picture.iter("{http://www.w3.org/2000/svg}text")]
+    assert {f"{number} {name}" for number, name in enumerate(THREE, start=1)} <= set(texts)
 
 
 def test_the_figures_are_of_one_yardstick(finished: tuple[Path, str]) -> None:

@@ -7,14 +7,14 @@ import pytest
 
 from compressors.steps import Step
 from nas.comparison import choose, steps_of
-from nas.methods import JOINT, METHODS, TEACHER, Method
+from nas.methods import METHODS, SEARCHED, TEACHER, Method
 from search_spaces.errors import ConfigError
 
 
 @pytest.mark.parametrize("name", list(METHODS))
 def test_its_steps_are_known_and_in_a_possible_order(name: str) -> None:
     steps = steps_of(METHODS[name], n_layers=6)
-    assert bool(steps) == (name not in (TEACHER, JOINT))
+    assert bool(steps) == (name not in (TEACHER, *SEARCHED))
     assert all(Step.parse(str(step)) == step for step in steps)
 
 
@@ -23,7 +23,7 @@ def test_it_says_what_it_is_and_where_it_is_from(method: Method) -> None:
     assert METHODS[method.name] is method
     assert 0 < len(method.title) <= 80
     assert not method.title.endswith(".")
-    assert "https://" in method.source or method.name in (TEACHER, JOINT)
+    assert "https://" in method.source or method.name in (TEACHER, *SEARCHED)
     assert method.lr is None or 0 < method.lr < 1
 
 
