@@ -148,7 +148,7 @@ def picture(rows: Sequence[Row]) -> str:
     return _rendered("compare.svg.j2", rows, names=names, is_alone=True)
 
 
-def _rendered(template: str, rows: Sequence[Row], **values: Any) -> str:
+def _rendered(template: str, rows: Sequence[Row], /, **values: Any) -> str:
     """Return a template with the plot of the rows."""
     environment = Environment(
         loader=PackageLoader("launch", "."),
