@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.box import SIMPLE_HEAD
 from rich.console import RenderableType
 from rich.table import Table
@@ -18,6 +17,7 @@ from rich.text import Text
 
 from launch.report import duration, megabytes, milliseconds
 from launch.scatter import Mark, Point, Scatter, scatter
+from launch.templates import template
 from nas.compared import Row
 from nas.files import atomic_write
 from nas.methods import METHODS, TEACHER
@@ -148,18 +148,11 @@ def picture(rows: Sequence[Row]) -> str:
     return _rendered("compare.svg.j2", rows, names=names, is_alone=True)
 
 
-def _rendered(template: str, rows: Sequence[Row], /, **values: Any) -> str:
-    """Return a template with the plot of the rows."""
-    environment = Environment(
-        loader=PackageLoader("launch", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+def _rendered(name: str, rows: Sequence[Row], /, **values: Any) -> str:
+    """Return a page or picture with the plot of the rows."""
     drawn, radii = _plot(rows)
     labels = _labels(drawn.marks) if drawn else []
-    return environment.get_template(template).render(plot=drawn, radii=radii, labels=labels, **values)
+    return template(name).render(plot=drawn, radii=radii, labels=labels, **values)
 
 
 def cell(row: Row, name: str) -> str:

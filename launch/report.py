@@ -5,7 +5,6 @@ Knows the figures that `ReportData` holds, and nothing of where they come from.
 
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.markup import escape
@@ -14,6 +13,7 @@ from rich.text import Text
 
 from launch.results import Baseline, Candidate, ReportData, Rung, Student
 from launch.scatter import Point, Scatter, scatter
+from launch.templates import template
 from nas.files import atomic_write
 
 FILE = "report.html"
@@ -38,15 +38,8 @@ def write_report(folder: Path, data: ReportData) -> Path:
 
 def render(data: ReportData) -> str:
     """Return the report as one HTML page: no script, no network, light and dark."""
-    environment = Environment(
-        loader=PackageLoader("launch", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(ms=milliseconds, mb=megabytes, duration=duration, score=score, plot=plot)
-    return environment.get_template("report.html.j2").render(data=data, best=_best(data), compared=compared(data))
+    page = template("report.html.j2", ms=milliseconds, mb=megabytes, duration=duration, score=score, plot=plot)
+    return page.render(data=data, best=_best(data), compared=compared(data))
 
 
 def plot(data: ReportData) -> Scatter:
