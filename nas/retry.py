@@ -20,7 +20,7 @@ class RetryingExecutor:
         self._inner = inner
         self._tasks: dict[str, Task] = {}
         self._tries: Counter[tuple[str, Cause]] = Counter()
-        self._unanswered = 0  # measurements in a row
+        self._unanswered = Counter[str]()  # measurements in a row, by device
 
     def connect(self, wait: bool = True) -> None:
         """Start the workers."""
@@ -50,17 +50,18 @@ class RetryingExecutor:
 
     def _counted(self, outcome: Outcome) -> Outcome:
         """Return an outcome, after counting measurements without an answer; too many in a row are another failure."""
-        if self._tasks[outcome.uid].kind == "train":
+        task, failure = self._tasks[outcome.uid], outcome.failure
+        if task.kind == "train":
             return outcome
-        failure = outcome.failure
         if failure is None:
-            self._unanswered = 0
+            self._unanswered[task.device] = 0
         if failure is None or failure.cause != "no_answer":
             return outcome
-        self._unanswered += 1
-        if self._unanswered < GIVEN_UP:
+        self._unanswered[task.device] += 1
+        n_silent = self._unanswered[task.device]
+        if n_silent < GIVEN_UP:
             return outcome
-        words = f"after {self._unanswered} measurements in a row without an answer; the last: {failure.message}"
+        words = f"after {n_silent} measurements in a row without an answer; the last: {failure.message}"
         return Outcome(outcome.uid, failure=Failure("given_up", f"{words} Try the device with: nas devices"))
 
     def _is_tried_again(self, outcome: Outcome) -> bool:

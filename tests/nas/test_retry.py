@@ -59,10 +59,10 @@ class Board(Failing):
         return [Outcome(uid, None if failure else {}, failure)]
 
 
-def measured(board: Board, *uids: str) -> dict[str, Failure | None]:
+def measured(board: Board, *uids: str, device: str = "") -> dict[str, Failure | None]:
     executor = RetryingExecutor(board)  # type: ignore[arg-type]
     for uid in uids:
-        executor.submit(Task(uid, "measure", {}))
+        executor.submit(Task(uid, "measure", {}, device=device if uid in board.silent else ""))
     ended = [outcome for _ in range(50) for outcome in executor.wait(0)]
     return {outcome.uid: outcome.failure for outcome in ended}
 
@@ -84,6 +84,14 @@ def test_a_device_without_an_answer_three_times_in_a_row_is_given_up_whoever_ask
     assert given_up.cause == "given_up"
     assert given_up.message.startswith("after 3 measurements in a row without an answer; the last: device 'pi5': no")
     assert given_up.message.endswith("Try the device with: nas devices")
+
+
+def test_a_silent_device_is_given_up_though_another_one_answers() -> None:
+    found = measured(Board("bdf"), *"abcdef", device="phone")
+    assert {uid for uid, failure in found.items() if failure is None} == {"a", "c", "e"}
+    given_up = found["f"]
+    assert given_up is not None
+    assert given_up.cause == "given_up"
 
 
 @pytest.mark.parametrize("cause", ["error", "diverged", "timeout"])
