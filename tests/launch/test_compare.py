@@ -96,7 +96,8 @@ def test_more_seeds_make_only_what_is_missing(finished: tuple[Path, str], option
     assert {name for name in after if name not in before} == {
         f"{name}.seed-2.{kind}" for name in THREE[1:] for kind in ("json", "onnx")
     }
-    assert all(after[name] == stamp for name, stamp in before.items())
+    made = {name: stamp for name, stamp in before.items() if ".measured." not in name}  # a disturbed one is repeated
+    assert {name: after[name] for name in made} == made
 
 
 def test_other_conditions_make_everything_that_depends_on_them_anew(
