@@ -1,9 +1,8 @@
 """One model of a positive cost: which of a few well understood ones predicts rows best that it never saw.
 
-Three kinds compete, all solved for small relative errors: a sum of physical terms with one price each (with another
-device's predictions among them, where there are), an additive table whose prices change with a block's size, and the
-better of these with a Gaussian process for what it misses. Prices may have to be positive or not, and a few wild
-measurements may count in full or not.
+Two kinds compete, solved for small relative errors: a sum of physical terms with one price each (with another device's
+predictions among them, where there are), and an additive table whose prices change with a block's size. Prices may have
+to be positive or not, and a few wild measurements may count in full or not.
 
 Knows arrays only; which students they describe is `nas.latency`'s business.
 """
@@ -14,14 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from nas.columns import Columns, block_table, own_places, sums, transfers
+from nas.columns import Columns, block_table, sums, transfers
+from nas.goodness import bounded
 from nas.least_squares import Solve, calm_rows, non_negative, ridge
-from nas.residual import Residual, Smoothness, choose_smoothness, fit_residual
 
 FOLDS = 10
 STRENGTHS = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1)  # ridge penalties tried, for columns of equal length
-LEAST_ROWS, MOST_ROWS = 8, 500  # measured, for a Gaussian process to be tried: it costs the cube of them
-WORTH = 0.95  # of the held-out error, that a Gaussian process must reach to be kept
 LEAST_FACTOR = 0.5  # of the smallest value seen, below which no prediction falls
 
 
@@ -33,18 +30,16 @@ class LatencyModel:
         columns: What the prices are of.
         weights: The price of each column.
         floor: Half of the smallest value seen; no shape is free.
-        residual: What corrects the sum; None = nothing does.
     """
 
     columns: Columns
     weights: tuple[float, ...]
     floor: float
-    residual: Residual | None = None
 
     def predict(self, table: np.ndarray) -> np.ndarray:
         """Return ``(n,)`` predictions of ``(n, features)`` rows."""
         values: np.ndarray = (self.columns.of(table) @ np.array(self.weights)).clip(self.floor)
-        return values if self.residual is None else values * np.exp(self.residual.predict(table))
+        return values
 
     def to_json(self) -> dict[str, Any]:
         """Return the model as plain JSON values."""
@@ -53,8 +48,7 @@ class LatencyModel:
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "LatencyModel":
         """Return the model of its fields as JSON has them."""
-        residual = fields["residual"] and Residual.from_json(fields["residual"])
-        return cls(Columns.from_json(fields["columns"]), tuple(fields["weights"]), fields["floor"], residual)
+        return cls(Columns.from_json(fields["columns"]), tuple(fields["weights"]), fields["floor"])
 
 
 @dataclass(frozen=True)
@@ -108,6 +102,10 @@ class Rows:
             found[rows] = scaled[rows] @ choice.solve(scaled, self.weights(choice, scaled, fold), choice.strength)
         return found
 
+    def errors(self, choice: Choice) -> np.ndarray:
+        """Return ``(n,)`` held-out relative errors, see `nas.goodness.bounded`."""
+        return bounded(np.abs(self.held_out(choice) - 1))
+
     def solution(self, choice: Choice, fold: int = -1) -> np.ndarray:
         """Return the prices, fitted without a fold."""
         scaled, scale = self.problem(choice.columns)
@@ -116,24 +114,26 @@ class Rows:
 
 
 def fit_model(table: np.ndarray, target: np.ndarray, names: Sequence[str]) -> LatencyModel:
-    """Return the model with the smallest held-out relative error.
+    """Return the model with the smallest held-out relative error, one of positive prices where the errors cannot tell.
+
+    Positive prices make no student faster by adding to it. Others may win by chance on a few noisy measurements, and
+    then predict next to nothing for shapes that no measured one is like.
 
     Args:
         table: ``(n, features)`` physical terms.
         target: ``(n,)`` positive costs.
         names: The features.
+
+    Source: Breiman et al. 1984, Classification and Regression Trees, sec. 3.4.3 (the rule of one standard error).
     """
     rows, floor = Rows(table, target), LEAST_FACTOR * float(target.min())
-    best = min(_choices(rows, names), key=lambda choice: mean_error(rows.held_out(choice)))
-    linear = LatencyModel(best.columns, tuple(rows.solution(best).tolist()), floor)
-    if not LEAST_ROWS <= len(target) <= MOST_ROWS:
-        return linear
-    places = own_places(names)
-    errors = np.log(target / linear.predict(table))
-    smoothness = choose_smoothness(table[:, places], errors)
-    if mean_error(_corrected(rows, best, places, smoothness)) > WORTH * mean_error(rows.held_out(best)):
-        return linear
-    return LatencyModel(best.columns, linear.weights, floor, fit_residual(table, places, errors, smoothness))
+    errors = {choice: rows.errors(choice) for choice in _choices(rows, names)}
+    ranked = sorted(errors, key=lambda choice: float(errors[choice].mean()))
+    best, positive = ranked[0], next(choice for choice in ranked if choice.solve is non_negative)
+    more = errors[positive] - errors[best]
+    if more.mean() <= more.std() / np.sqrt(len(more)):
+        best = positive
+    return LatencyModel(best.columns, tuple(rows.solution(best).tolist()), floor)
 
 
 def hold_out(table: np.ndarray, target: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, list[LatencyModel]]:
@@ -161,15 +161,10 @@ def folds(n: int) -> list[np.ndarray]:
     return [np.arange(start, n, FOLDS) for start in range(min(n, FOLDS))] if n > 1 else []
 
 
-def mean_error(ratios: np.ndarray) -> float:
-    """Return the mean absolute relative error of predicted / measured; one beyond 100 % counts as 100 %."""
-    return float(np.abs(ratios - 1).clip(max=1).mean())
-
-
 def _choices(rows: Rows, names: Sequence[str]) -> Iterator[Choice]:
     """Yield the sums to try; for the size of the cache only the best is tried in all ways."""
     caches = [Choice(columns, non_negative, STRENGTHS[0], False) for columns in sums(rows.table, names)]
-    terms = min(caches, key=lambda choice: mean_error(rows.held_out(choice))) if len(caches) > 1 else caches[0]
+    terms = min(caches, key=lambda choice: float(rows.errors(choice).mean())) if len(caches) > 1 else caches[0]
     positive = [terms.columns, *transfers(names)]
     for columns, solve in (
         *((columns, non_negative) for columns in positive),
@@ -177,14 +172,3 @@ def _choices(rows: Rows, names: Sequence[str]) -> Iterator[Choice]:
     ):
         for is_calm in (False, True):
             yield from (Choice(columns, solve, strength, is_calm) for strength in STRENGTHS)
-
-
-def _corrected(rows: Rows, choice: Choice, places: list[int], smoothness: Smoothness) -> np.ndarray:
-    """Return ``(n,)`` held-out predictions, divided by the target, of the sum with a process of this smoothness."""
-    ratios, columns = np.ones(len(rows.target)), choice.columns.of(rows.table)
-    for fold, held_out in enumerate(rows.folds):
-        predicted = (columns @ rows.solution(choice, fold)).clip(LEAST_FACTOR * rows.target.min()) / rows.target
-        rest = np.delete(np.arange(len(predicted)), held_out)
-        process = fit_residual(rows.table[rest], places, -np.log(predicted[rest]), smoothness)
-        ratios[held_out] = predicted[held_out] * np.exp(process.predict(rows.table[held_out]))
-    return ratios

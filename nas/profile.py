@@ -254,7 +254,7 @@ def _fit_latency(
 
     What slows the machine for a while slows the teacher, too, and falls out of their ratio (here the held-out error
     fell from 12 % to 5 % while others used the other core); on a quiet machine it has two errors instead of one. The
-    median error decides: a mean is that of its wildest row.
+    bounded error decides: a mean is that of its wildest row, a median is blind for half of the students.
     """
     as_measured = np.array([m.median_ms for m in seen])
     references = np.array([float(m.reference_ms or teacher_ms) for m in seen])
@@ -263,4 +263,4 @@ def _fit_latency(
         predictor = LatencyPredictor(old)
         predictor.fit(features, latency_ms, variants)
         found.append(predictor)
-    return min(found, key=lambda predictor: predictor.report.median)
+    return min(found, key=lambda predictor: predictor.report.bounded)
