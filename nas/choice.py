@@ -9,10 +9,12 @@ from nas.pareto import hypervolume, pareto_front
 
 
 def finalists(costs: np.ndarray, violations: np.ndarray, n: int, first: int) -> list[int]:
-    """Return up to n points: the given one, then points of the feasible front that together dominate the most.
+    """Return up to n points: the given one, the best in the first cost, then what together dominates the most.
 
-    Points are added greedily by the hypervolume they add, within (1 - 1/e) of the best choice. When fewer than n
-    points are feasible, the least infeasible others follow: a prediction may have been wrong.
+    All but the given one are of the feasible front. The volume alone would leave out the most accurate student where
+    many are nearly as accurate and faster, though who looks at a front looks at its ends. The others are added greedily
+    by the hypervolume they add, within (1 - 1/e) of the best choice. When fewer than n points are feasible, the least
+    infeasible others follow: a prediction may have been wrong.
 
     Args:
         costs: ``(k, m)`` costs, m in 1..3, all minimised.
@@ -28,7 +30,8 @@ def finalists(costs: np.ndarray, violations: np.ndarray, n: int, first: int) -> 
     feasible = np.flatnonzero(violations <= 0)
     front = feasible[pareto_front(costs[feasible])] if len(feasible) else feasible
     scaled = _unit(costs)
-    chosen = [first]
+    accurate = [int(front[costs[front, 0].argmin()])] if len(front) else []
+    chosen = list(dict.fromkeys([first, *accurate]))[:n]
     while len(chosen) < n and (left := [int(i) for i in front if i not in chosen]):
         volumes = [hypervolume(scaled[[*chosen, i]], np.full(costs.shape[1], 1.1)) for i in left]
         chosen.append(left[int(np.argmax(volumes))])
