@@ -22,7 +22,7 @@ class Report:
         within_10: Share of the students that are predicted within 10 % of the measured value.
         spearman: Rank correlation of predicted and measured values, over all variants; 0 for a single student.
         n: Measured students, each variant counted.
-        variants: ``mape``, ``bounded``, ``within_10``, ``spearman`` and ``n`` of each variant.
+        variants: ``mape``, ``median``, ``bounded``, ``within_10``, ``spearman`` and ``n`` of each variant.
     """
 
     mape: float
@@ -53,10 +53,11 @@ def report_on(predicted: np.ndarray, measured: np.ndarray, variants: np.ndarray)
 
 
 def errors(predicted: np.ndarray, measured: np.ndarray) -> dict[str, float]:
-    """Return the mean relative error, as it is and bounded, share within 10 %, rank correlation and count."""
+    """Return mean, median and bounded mean relative error, share within 10 %, rank correlation and count."""
     misses = np.abs(predicted - measured) / measured
     return {
         "mape": float(misses.mean()),
+        "median": float(np.median(misses)),
         "bounded": float(bounded(misses).mean()),
         "within_10": float((misses <= NEAR).mean()),
         "spearman": spearman(predicted, measured),

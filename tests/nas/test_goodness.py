@@ -24,6 +24,7 @@ def test_the_share_within_ten_percent_counts_both_sides() -> None:
 
 def test_an_error_beyond_all_bounds_counts_as_one_of_a_hundred_percent() -> None:
     found = errors(np.array([1.0, 0.5, 900.0]), np.ones(3))
+    assert found["median"] == 0.5
     assert (found["mape"], found["bounded"]) == (pytest.approx(899.5 / 3), pytest.approx(1.5 / 3))
 
 
@@ -31,5 +32,6 @@ def test_a_report_is_over_all_rows_and_for_each_variant() -> None:
     report = report_on(np.array([1.0, 2.1, 3.0]), np.array([1.0, 2.0, 4.0]), np.array(["a", "b", "b"]))
     assert (report.n, report.within_10) == (3, pytest.approx(2 / 3))
     assert report.mape == pytest.approx((0.05 + 0.25) / 3)
-    assert report.variants["a"] == {"mape": 0.0, "bounded": 0.0, "within_10": 1.0, "spearman": 0.0, "n": 1.0}
+    perfect = {"mape": 0.0, "median": 0.0, "bounded": 0.0, "within_10": 1.0, "spearman": 0.0, "n": 1.0}
+    assert report.variants["a"] == perfect
     assert report.variants["b"]["mape"] == pytest.approx(0.15)
