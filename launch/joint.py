@@ -1,5 +1,6 @@
 """The joint rows of a comparison: students of a search that chose everything together."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,8 @@ class Joint:
         rows, seconds = _students(folder, lab)
         picked = {JOINT: rows[0], JOINT_ACCURATE: max(rows, key=lambda row: float(row["accuracy_mean"]))}
         for name in _wanted(comparison):
-            student = _student(folder.students / picked[name]["name"], lab, seconds)
+            path = folder.students / picked[name]["name"]
+            student = as_compressed(path, lab, _artefact(path, lab), seconds)
             comparison.keep(name, 0, student, _over_seeds(picked[name]))
 
     def _searched(self, comparison: Comparison) -> RunFolder:
@@ -126,17 +128,29 @@ def _students(folder: RunFolder, lab: Lab) -> tuple[list[dict[str, Any]], dict[s
     return [row_on(device, row) for row in rows], dict(attrs["seconds"])
 
 
-def _student(folder: Path, lab: Lab, seconds: dict[str, float]) -> Compressed:
-    """Return a student of a search as what a recipe of steps would have made."""
+def as_compressed(folder: Path, lab: Lab, artefact: bytes, seconds: Mapping[str, float]) -> Compressed:
+    """Return a student of a search as what a recipe of steps would have made.
+
+    Args:
+        folder: Of the student.
+        lab: Of the same teacher and data.
+        artefact: The student in a format that the lab's device runs.
+        seconds: How long the search took, by phase.
+    """
     tokenizer, teacher = AutoTokenizer.from_pretrained(folder), lab.prepared.teacher.tokenizer
     words, known = tokenizer.get_vocab(), teacher.get_vocab()
     spelling = None
     if words != known:
         kept = np.array([known[word] for word in sorted(words, key=words.__getitem__)], np.int64)
         spelling = Spelling(kept, teacher, tokenizer, lab.recipe.data.max_length)
-    file = manifest(folder).get("devices", {}).get(lab.recipe.device.name, {}).get("artefact", FILES[lab.device.format])
-    artefact = (folder / file).read_bytes()
     return Compressed((), load(folder), artefact, tokenizer, reports=(), seconds=seconds, spelling=spelling)
+
+
+def _artefact(folder: Path, lab: Lab) -> bytes:
+    """Return the file of a student that was searched for the lab's device."""
+    made = manifest(folder).get("devices", {}).get(lab.recipe.device.name, {})
+    file: str = made.get("artefact", FILES[lab.device.format])
+    return (folder / file).read_bytes()
 
 
 def _over_seeds(row: dict[str, Any]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from compressors.distillation import Distillation
 from nas import precision
 from nas.bundle import Outputs
 from nas.data.tokens import Batch, Tokens
-from nas.learners import adamw, freeze_embeddings
+from nas.learners import adamw, freeze_embeddings, rate_share
 from nas.moments import moments_of, restore_moments
 from nas.patience import Patience, check_patience
 from nas.recipe import TrainSettings
@@ -37,6 +37,7 @@ from search_spaces.errors import DivergedError, ShapeError
 from search_spaces.families.encoder_model import TextEncoder
 
 MAX_GRADIENT_NORM = 1.0
+RATE = "rate"  # what a training remembers of its learning rate
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,9 @@ def distill(
     it has to be, because its learning rate is high. So that it can be judged, the one that a part gives has learned on
     for a few steps, at a rate that falls to 0; these steps are not continued. Compressors begin and finish in every
     part, so with one that acts between the steps the parts are not those of a training in one go.
+
+    With ``settings.gentle`` a student that begins near its teacher learns at a lower rate, see `nas.learners`, unless a
+    compressor is still going to change it.
 
     With ``settings.patience`` a training ends early, see `nas.patience`; never before compressors have done their work.
 
@@ -196,21 +200,30 @@ class _Run:
         self.extra = loss.begin(student, None if states is None else states.shape[-1], live)
         self.teaching = Teaching(cached, live, loss.needs, self.dtype)
         self.optimizer = adamw(student, self.extra, settings)
-        self.peaks = [float(group["lr"]) for group in self.optimizer.param_groups]
+        self.rate = 1.0
 
     def memory(self) -> dict[str, Tensor]:
         """Return what the next part of this training needs besides the student."""
         values = {f"loss.{i}": parameter.detach() for i, parameter in enumerate(self.extra)}
+        values[RATE] = torch.tensor(self.rate, dtype=torch.float64)
         return values | moments_of(self.optimizer, self._named())
 
     def recall(self, memory: Mapping[str, Tensor]) -> None:
-        """Go on from what an earlier part of this training left."""
+        """Go on from what an earlier part of this training left; without one, see how near the teacher it begins."""
+        self.rate = float(memory[RATE]) if RATE in memory else self._suitable_rate()
         with torch.no_grad():
             for i, parameter in enumerate(self.extra):
                 if f"loss.{i}" in memory:
                     parameter.copy_(memory[f"loss.{i}"])
         moments = {key: value for key, value in memory.items() if "/" in key}
         restore_moments(self.optimizer, self._named(), moments)
+
+    def _suitable_rate(self) -> float:
+        """Return the share of the learning rate for the student as it is."""
+        outputs, is_settled = self.teaching.cached, all(compressor.is_settled for compressor in self.compressors)
+        if outputs is None or not self.settings.gentle or not is_settled:
+            return 1.0
+        return rate_share(self.student, self.tokens, outputs.logits)
 
     def _named(self) -> dict[str, nn.Parameter]:
         """Return what may be trained, by name."""
@@ -261,8 +274,8 @@ class _Run:
         """Clip, step, let the compressors act, and carry the new weights to the copy."""
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM)
-        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
-            group["lr"] = peak * self.schedule.learning_rate_share(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.lr * self.rate * self.schedule.learning_rate_share(step)
         self.optimizer.step()
         for parameter in self.extra:
             parameter.grad = None

@@ -1,13 +1,22 @@
-"""What of a student learns in a training run, and the optimiser that makes it learn.
+"""What of a student learns in a training run, how fast, and the optimiser that makes it learn.
 
 Knows parameters and settings; not losses, not the training loop.
 """
 
+import math
+
+import numpy as np
 import torch
 from torch import nn
 
+from nas.data.tokens import Tokens
+from nas.outputs import divergence, predict_logits
 from nas.recipe import TrainSettings
 from search_spaces.families.encoder_model import TextEncoder
+from search_spaces.seeding import rng_for
+
+NEARNESS_ROWS = 256  # training rows that tell how near a student begins to its teacher
+LEAST_RATE = 0.1  # of the learning rate, for a student that answers as its teacher does
 
 
 def freeze_embeddings(student: TextEncoder, trained: bool) -> None:
@@ -29,3 +38,27 @@ def adamw(student: TextEncoder, extra: list[nn.Parameter], settings: TrainSettin
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
+
+
+def rate_share(student: TextEncoder, tokens: Tokens, logits: np.ndarray) -> float:
+    """Return the share of the learning rate that suits a student by how near it begins to its teacher, 0.1..1.
+
+    A rate that lets a student of half of the layers catch up makes an intact one forget: on SST-2, 0.1 epochs at a rate
+    of 3e-4, 1e-4 and 3e-5 gave .872, .888 and .895 to the teacher's own shape, .873, .870 and .877 to five of its six
+    layers, .850, .844 and .833 to four. AdamW's steps are as long as the rate, and close to the teacher the divergence
+    grows with the square of the way, so the share is the root of KL(teacher || student), 1 being that of a student
+    which knows nothing.
+
+    Args:
+        student: In evaluation mode, as its training begins.
+        tokens: Training rows, ``n`` of them.
+        logits: ``(n, labels)`` what the teacher says of them.
+
+    Source: KL is quadratic in a small change: Amari 1998, https://doi.org/10.1162/089976698300017746, eq. 2.8; the root
+    as a share of the rate is this project's own.
+    """
+    rows = np.sort(rng_for(0, "rate share").permutation(len(tokens))[:NEARNESS_ROWS])
+    told = logits[rows]
+    farthest = divergence(told, np.zeros_like(told))
+    here = divergence(told, predict_logits(student, tokens.subset(rows)))
+    return max(LEAST_RATE, min(1.0, math.sqrt(here / farthest))) if farthest > 0 else 1.0

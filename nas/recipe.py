@@ -108,7 +108,8 @@ class TrainSettings(Section):
 
     epochs: float = Field(1.0, gt=0, description="passes over the training split; fractions allowed")
     share: float = Field(1.0, gt=0, le=1, description="share of the training rows to learn from, the same every epoch")
-    lr: float = Field(3e-4, gt=0)
+    lr: float = Field(3e-4, gt=0, description="peak learning rate of AdamW")
+    gentle: bool = Field(True, description="lower the rate of a student that begins near its teacher, to a tenth")
     batch_size: int = Field(32, ge=1)
     warmup: float = Field(0.1, ge=0, lt=1, description="share of steps with a rising learning rate")
     weight_decay: float = Field(0.01, ge=0)
