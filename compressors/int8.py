@@ -22,6 +22,8 @@ LEVELS = 127  # symmetric: -127..127
 class DynamicInt8(FileCompressor):
     """Constant matrices of MatMul and constant tables of Gather become int8; everything else stays as it is.
 
+    Tables that `weights_4bit` with ``scope=tables`` has packed before stay packed.
+
     Source: Jacob et al. 2018, https://arxiv.org/abs/1712.05877, sec. 2.1, with zero points of 0 for the weights.
     """
 

@@ -14,6 +14,7 @@ from nas.devices.base import FILES
 from nas.engine import Engine, open_record
 from nas.lab import Compressed, Lab
 from nas.methods import JOINT, JOINT_ACCURATE, SEARCHED
+from nas.outputs import share_outputs
 from nas.recipe import Recipe, TeacherSettings
 from nas.run_folder import RunFolder
 from nas.spelling import Spelling
@@ -70,10 +71,14 @@ class Joint:
             comparison.keep(name, 0, student, _over_seeds(picked[name]))
 
     def _searched(self, comparison: Comparison) -> RunFolder:
-        """Return the folder of a search of its own, which an earlier, interrupted one continues."""
+        """Return the folder of a search of its own, which an earlier, interrupted one continues.
+
+        It begins with what the teacher said of the training rows, if one of the other methods asked.
+        """
         lab = comparison.lab
         folder = RunFolder(lab.folder.path / "search")
         folder.create()
+        share_outputs(lab.folder.teacher, folder.teacher)
         minutes = self.minutes or comparison.seconds() / 60
         n_finalists = len(SEARCHED) if JOINT_ACCURATE in comparison.names else 1
         recipe = self._recipe(lab, minutes, (n_finalists, comparison.n_seeds))

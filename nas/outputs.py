@@ -4,6 +4,7 @@ Knows models, token rows and the files; not recipes, not students.
 """
 
 import hashlib
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -104,6 +105,23 @@ def cached_outputs(
     else:
         _compute(teacher.model, tokens, paths, on_rows)
     return Outputs(*(np.load(path, mmap_mode="r", allow_pickle=False) for path in paths))
+
+
+def share_outputs(source: Path, target: Path) -> None:
+    """Copy the finished files of one folder into another, where a search of the same teacher finds them.
+
+    Files that are there already stay. What a search finds it checks, as after an interruption of its own; teacher and
+    rows are part of the names, so files of others are never read.
+
+    Args:
+        source: A folder of `cached_outputs`; it may hold none.
+        target: Another one.
+    """
+    for path in source.glob("*.npy"):
+        copy = target / path.name
+        if _seal(path).exists() and not _seal(copy).exists():
+            shutil.copy2(path, copy)
+            write_json(_seal(copy), read_json(_seal(path)))  # comes last: without it the copy counts as unfinished
 
 
 def _answers(

@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 
 from compressors.blocks import pack, quantize_blocks, unpack
+from compressors.half import Half
 from compressors.int8 import DynamicInt8
+from compressors.sizes import sizes_of_artefact
 from compressors.weights_4bit import FourBitWeights
 from search_spaces.errors import ConfigError
 from tests.compressors.artefacts import artefact, constants, error, nodes
+from tests.contracts.recount import Graph, is_counted
 
 
 def draws(n: int = 20, length: int = 70) -> np.ndarray:
@@ -84,6 +87,24 @@ def test_the_scope_leaves_the_rest_to_another_method() -> None:
     assert nodes(both, "GatherBlockQuantized")
     assert error(both) < 0.4
     assert not nodes(FourBitWeights(scope="matrices").apply(artefact()), "GatherBlockQuantized")
+
+
+def test_four_bit_tables_integer_matrices_and_half_positions_are_reported_as_they_are_in_the_file() -> None:
+    files, methods = [artefact()], (FourBitWeights(block=16, scope="tables"), DynamicInt8(), Half())
+    for method in methods:
+        files.append(method.apply(files[-1]))
+        before, after = Graph(files[-2]), Graph(files[-1])
+        assert all(is_counted(before, after, change) for change in method.report().changed)
+        assert method.report().figures == {"bytes_before": len(files[-2]), "bytes_after": len(files[-1])}
+    sizes = [sizes_of_artefact(file) for file in files]
+    assert len({each.parameters for each in sizes}) == 1
+    assert all(after.size_bytes < before.size_bytes for before, after in itertools.pairwise(sizes))
+    words = next(tensor for tensor in sizes[-1].tensors if tensor.name == "word_rows_4bit")
+    assert (words.shape, words.size_bytes, words.bits) == ((100, 32), 1600, 4)
+    positions = next(tensor for tensor in sizes[-1].tensors if tensor.name == "position_float16")
+    assert (positions.shape, positions.size_bytes, positions.bits) == ((32, 32), 2048, 16)  # no integers: it is sliced
+    assert error(files[-1]) < 0.4
+    assert error(files[-1], files[-2]) < 0.03
 
 
 def test_a_matrix_with_fewer_rows_than_a_block_stays_and_is_reported() -> None:

@@ -169,6 +169,17 @@ def test_without_a_search_one_is_run_for_the_given_minutes(recipe_file: Path, tm
     assert "trial 0" not in output  # the search was finished
 
 
+@pytest.mark.slow
+def test_the_search_takes_what_the_teacher_said_from_the_other_methods(recipe_file: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    joint = ["--methods", "distilbert,joint", "--search", "0.01", "--seeds", "1", "--epochs", "0.2"]
+    code, output = invoke(str(recipe_file), *joint, "--output", str(run))
+    assert code == 0, output
+    (said,), (found,) = (list((folder / "teacher").glob("*.logits.npy")) for folder in (run, run / "search"))
+    assert found.name == said.name
+    assert found.stat().st_mtime_ns == said.stat().st_mtime_ns  # a copy; computed anew it would be younger
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

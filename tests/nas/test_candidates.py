@@ -53,6 +53,14 @@ def test_every_list_has_its_variants():
     assert sum(name.startswith("static_int8") for name in names) == 2
 
 
+def test_a_search_may_choose_the_bits_of_tables_while_matrices_stay_integers():
+    tables = {"block": 32, "symmetric": True, "scope": "tables", "table_bits": 4, "exclude": ""}
+    made = candidates(compress={"weights_4bit": tables, "int8": {"enabled": True, "per_channel": True}})
+    assert [name for name in made.space.names if name not in made.shape_genes] == ["weights_4bit.enabled"]
+    (whole, *_) = made.warm_start()
+    assert [made.variant(genes) for genes in made.variants(whole)] == ["int8", "weights_4bit+int8"]
+
+
 def test_the_first_candidates_are_of_the_first_list():
     made = candidates(compress=FIRST, or_compress=[SECOND])
     assert {genes[METHODS] for genes in made.warm_start()} == {NAMES[0]}

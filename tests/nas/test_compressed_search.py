@@ -4,6 +4,7 @@ import csv
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import onnx
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 from transformers import AutoTokenizer
@@ -138,3 +139,34 @@ def test_a_search_chooses_between_lists_of_methods(tmp_path: Path, tiny_teacher:
         seen.add(last)
     assert seen == {"int8", "static_int8"}
     assert all((folder.students / row["name"] / "model.onnx").is_file() for row in students)
+
+
+def test_a_search_chooses_whether_words_take_four_bits(tmp_path: Path, tiny_teacher: Path, tiny_data: Path) -> None:
+    tables = {"scope": "tables", "block": 32, "symmetric": True, "table_bits": 4, "exclude": ""}
+    recipe = Recipe.model_validate(
+        {
+            "teacher": {"model": str(tiny_teacher)},
+            "data": {"source": str(tiny_data), "validation_share": 0.2},
+            "space": {"genes": {"hidden": [32]}},
+            "compress": {
+                "distillation": {"alpha": 0.1, "temperature": 2.0, "hidden": 0.0, "live": False},
+                "weights_4bit": tables,
+                "int8": {"enabled": True, "per_channel": True},
+                "half": {"enabled": True, "format": "float16"},
+            },
+            "search": {"strategy": "random", "trials": 6, "profile_shapes": 4, "train": {"epochs": 0.5}},
+            "finalize": {"finalists": 3, "seeds": 1, "starts": 1, "train": {"epochs": 0.5}},
+        }
+    )
+    folder = RunFolder(tmp_path / "run")
+    folder.create()
+    engine = Engine(recipe, folder, InProcessExecutor(), NullTracker(), Silent())
+    students = engine.run()
+    trials = engine.record.trials((TrialState.COMPLETE,))
+    assert {trial.user_attrs["genes"]["weights_4bit.enabled"] for trial in trials} == {True, False}
+    for row in students:
+        file = (folder.students / row["name"] / "model.onnx").read_bytes()
+        operators = [node.op_type for node in onnx.load_model_from_string(file).graph.node]
+        assert ("GatherBlockQuantized" in operators) == row["genes"]["weights_4bit.enabled"]
+        assert "MatMulInteger" in operators
+        assert row["metrics"]["size_bytes"] == len(file)

@@ -11,7 +11,7 @@ from nas.data.sources import load_data
 from nas.data.tokenize import tokenize
 from nas.data.tokens import Tokens
 from nas.files import atomic_array, sha256_of, write_json
-from nas.outputs import cached_outputs, divergence, predict_logits
+from nas.outputs import cached_outputs, divergence, predict_logits, share_outputs
 from nas.recipe import DataSettings, TeacherSettings
 from nas.teacher import Teacher, load_teacher
 from search_spaces.errors import StateError
@@ -120,6 +120,48 @@ def test_outputs_of_another_teacher_are_found_by_the_live_check(teacher, tokens,
     cached_outputs(teacher, tokens, tmp_path)
     with pytest.raises(StateError, match=r"\.npy: \d+ of \d+ checked values differ"):
         cached_outputs(other(teacher), tokens, tmp_path)
+
+
+@pytest.mark.parametrize("with_states", [False, True])
+def test_shared_outputs_are_not_computed_again(teacher, tokens, tmp_path, with_states):
+    first, second = tmp_path / "first", tmp_path / "second"
+    second.mkdir()
+    share_outputs(first, second)  # there is nothing yet
+    computed = cached_outputs(teacher, tokens, first, with_states)
+    (first / "half.npy").write_bytes(b"without a seal")
+    share_outputs(first, second)
+    assert not (second / "half.npy").exists()
+    heard: list[tuple[int, int]] = []
+    found = cached_outputs(teacher, tokens, second, with_states, lambda *step: heard.append(step))
+    assert heard == []
+    np.testing.assert_array_equal(found.logits, computed.logits)
+    assert (found.states is not None) == with_states
+    assert all(path.stat().st_ino != (first / path.name).stat().st_ino for path in second.iterdir())
+
+
+def test_sharing_leaves_what_is_there_and_finishes_what_was_interrupted(teacher, tokens, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        cached_outputs(teacher, tokens, folder)
+    stamps = {path: path.stat().st_mtime_ns for path in second.iterdir()}
+    share_outputs(first, second)
+    assert {path: path.stat().st_mtime_ns for path in second.iterdir()} == stamps
+    (seal,) = second.glob("*.json")
+    seal.unlink()
+    seal.with_suffix(".npy").write_bytes(b"half")
+    share_outputs(first, second)
+    assert len(cached_outputs(teacher, tokens, second, on_rows=lambda *step: pytest.fail("computed")).logits) == len(
+        tokens
+    )
+
+
+def test_shared_outputs_of_another_teacher_are_found_by_the_live_check(teacher, tokens, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    second.mkdir()
+    cached_outputs(other(teacher), tokens, first)
+    share_outputs(first, second)
+    with pytest.raises(StateError, match=r"\.npy: \d+ of \d+ checked values differ"):
+        cached_outputs(teacher, tokens, second)
 
 
 def test_the_divergence_is_that_of_the_formula() -> None:

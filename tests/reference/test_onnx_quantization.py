@@ -1,6 +1,7 @@
 """Artefacts of ours beside those of ONNX Runtime's own tools, and beside a simulation in torch."""
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -12,7 +13,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 from torch import Tensor, nn
 
-from compressors.base import Run
+from compressors.base import ArtefactCompressor, Run
 from compressors.int8 import DynamicInt8
 from compressors.static_int8 import StaticInt8
 from compressors.weights_4bit import FourBitWeights
@@ -20,6 +21,7 @@ from nas.data.sources import load_data
 from nas.data.tokenize import tokenize
 from nas.data.tokens import Tokens
 from nas.recipe import DataSettings, TeacherSettings
+from nas.stages import compress
 from nas.teacher import load_teacher
 from tests.compressors.artefacts import DEVICE, artefact, constants, nodes
 from tests.compressors.encoders import texts
@@ -131,6 +133,31 @@ def unpacked(packed: np.ndarray, scale: np.ndarray, zero: np.ndarray | None) -> 
     return ((levels - zeros) * scale[..., None]).reshape(len(packed), -1)
 
 
+def by_hand(rows: np.ndarray, block: int) -> np.ndarray:
+    """Rows after 4 bits: in each block the weight farthest from 0 gets level 8 of its side, the other side has 7."""
+    rounded = np.empty_like(rows)
+    for row, start in itertools.product(range(len(rows)), range(0, rows.shape[1], block)):
+        part = rows[row, start : start + block]
+        farthest = part[np.abs(part).argmax()]
+        across = np.abs(part[part * farthest < 0]).max(initial=0)
+        step = max(abs(farthest) / 8, across / 7)
+        rounded[row, start : start + block] = np.round(part / step) * step
+    return rounded
+
+
+@pytest.mark.parametrize("block", [16, 32])
+def test_four_bit_tables_beside_integer_matrices_are_read_as_computed_by_hand(block: int) -> None:
+    file = DynamicInt8().apply(FourBitWeights(block=block, scope="tables").apply(artefact()))
+    probe = onnx.load_model_from_string(file)
+    probe.graph.output.append(helper.make_tensor_value_info("words", onnx.TensorProto.FLOAT, None))
+    ids = np.arange(100, dtype=np.int32)  # every word once
+    tokens = Tokens(ids, np.zeros(100, np.uint8), np.arange(0, 101, 25), np.zeros(4, np.int64))
+    (said,) = DEVICE.outputs(probe.SerializeToString(), tokens, 4)
+    exact = constants(artefact())["word"]
+    np.testing.assert_allclose(said["words"].reshape(100, -1), by_hand(exact, block), rtol=1e-5, atol=1e-7)
+    assert len(nodes(file, "MatMulInteger")) == 11
+
+
 def round_columns(linear: nn.Linear) -> None:
     """Round a weight to 127 levels on both sides of zero, a scale for each output."""
     scale = linear.weight.data.abs().amax(dim=1, keepdim=True) / 127
@@ -153,19 +180,35 @@ def batches(tokens: Tokens, size: int) -> Iterator[np.ndarray]:
         yield from (alike[start : start + size] for start in range(0, len(alike), size))
 
 
-def simulate_dynamic_int8(model: nn.Module) -> None:
-    """Round in place what the artefact stores in int8, and by hooks what enters its integer products."""
+def round_table(table: nn.Embedding) -> None:
+    """Round a table to 127 levels on both sides of zero, with one scale."""
+    scale = table.weight.data.abs().max() / 127
+    table.weight.data = torch.round(table.weight.data / scale) * scale
+
+
+def pack_table(table: nn.Embedding) -> None:
+    """Round a table to 4 bits in blocks of 32."""
+    table.weight.data = torch.from_numpy(by_hand(table.weight.data.numpy(), 32))
+
+
+def simulate_dynamic_int8(model: nn.Module, round_words: Callable[[nn.Embedding], None]) -> None:
+    """Round in place what the artefact stores in few bits, and by hooks what enters its integer products."""
     for module in model.modules():
         if isinstance(module, nn.Linear):
             round_columns(module)
             module.register_forward_pre_hook(round_activations)
         if isinstance(module, nn.Embedding) and module is not model.embeddings.position:
-            scale = module.weight.data.abs().max() / 127
-            module.weight.data = torch.round(module.weight.data / scale) * scale
+            round_words(module)
 
 
 @pytest.mark.slow
-def test_the_dynamic_artefact_of_a_real_teacher_scores_as_its_simulation_in_torch() -> None:
+@pytest.mark.parametrize(
+    ("methods", "round_words"),
+    [((DynamicInt8(),), round_table), ((FourBitWeights(scope="tables"), DynamicInt8()), pack_table)],
+)
+def test_the_dynamic_artefact_of_a_real_teacher_scores_as_its_simulation_in_torch(
+    methods: Sequence[ArtefactCompressor], round_words: Callable[[nn.Embedding], None]
+) -> None:
     folder = needs_data("text/sst2")
     teacher, _ = load_teacher(TeacherSettings(model=str(needs_data("teachers/sst2-minilm"))), ("negative", "positive"))
     files = {"source": "train", "validation": "dev", "test": "test"}
@@ -175,8 +218,9 @@ def test_the_dynamic_artefact_of_a_real_teacher_scores_as_its_simulation_in_torc
     artefact = DEVICE.export(model)
     splits = [tokenize(teacher.tokenizer, split, 128) for split in (data.validation, data.test)]
     exact = [DEVICE.predict(artefact, tokens, 8) for tokens in splits]
-    int8 = [DEVICE.predict(DynamicInt8().apply(artefact), tokens, 8) for tokens in splits]
-    simulate_dynamic_int8(model)
+    small = compress(artefact, methods)
+    int8 = [DEVICE.predict(small, tokens, 8) for tokens in splits]
+    simulate_dynamic_int8(model, round_words)
     simulated = [np.empty_like(logits) for logits in int8]
     with torch.inference_mode():
         for tokens, logits in zip(splits, simulated, strict=True):
