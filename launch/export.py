@@ -91,8 +91,8 @@ def model_card(facts: dict[str, Any], recipe: Recipe) -> str:
     metrics, measured, teacher = facts["metrics"], facts["measurement"], facts["teacher_metrics"]
     origin, file = measured.get("origin", "measured"), facts.get("artefact", "model.onnx")
     tests = f" (test {metrics['test_accuracy']:.4f})" if "test_accuracy" in metrics else ""
-    artefact, weights = loading("this-folder", facts, recipe)
     teacher_tests = f" (test {teacher['test_accuracy']:.4f})" if "test_accuracy" in teacher else ""
+    artefact, weights = loading("this-folder", facts, recipe)
     return f"""---
 library_name: {"transformers" if facts["uniform"] else "prentice"}
 pipeline_tag: text-classification
