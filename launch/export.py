@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from launch.loading import loading
 from nas.engine import open_record
 from nas.files import MANIFEST, atomic_write, write_manifest
 from nas.goals import seen_on
@@ -91,10 +92,11 @@ def model_card(facts: dict[str, Any], recipe: Recipe) -> str:
     origin, file = measured.get("origin", "measured"), facts.get("artefact", "model.onnx")
     tests = f" (test {metrics['test_accuracy']:.4f})" if "test_accuracy" in metrics else ""
     teacher_tests = f" (test {teacher['test_accuracy']:.4f})" if "test_accuracy" in teacher else ""
+    artefact, weights = loading("this-folder", facts, recipe)
     return f"""---
 library_name: {"transformers" if facts["uniform"] else "prentice"}
 pipeline_tag: text-classification
-tags: [neural-architecture-search, distillation, onnx]
+tags: [neural-architecture-search, distillation, {Path(file).suffix[1:]}]
 ---
 # {facts["name"]}
 
@@ -112,49 +114,14 @@ The student's accuracy and latency are those of `{file}`; {origin} on device `{r
 fp32 artefact in the same interleaved run.
 
 ## Use
-{(_onnx_lines if file.endswith(".onnx") else _safetensors_lines)(file, recipe.data.max_length)}
-{_torch_lines(facts["uniform"])}
-"""
 
-
-def _onnx_lines(file: str, max_length: int) -> str:
-    """Return how to run the ONNX file."""
-    return f"""
 ```python
-import numpy as np, onnxruntime
-from transformers import AutoTokenizer
+{artefact}
+```
 
-tokenizer = AutoTokenizer.from_pretrained("this-folder")
-session = onnxruntime.InferenceSession("this-folder/{file}", providers=["CPUExecutionProvider"])
-options = dict(truncation=True, max_length={max_length}, return_token_type_ids=True)
-row = tokenizer("a text", **options, return_tensors="np")
-names = [node.name for node in session.get_inputs()]
-logits = session.run(None, {{name: row[name].astype(np.int64) for name in names}})[0]
+The full-precision weights, in torch:
+
+```python
+{weights}
 ```
 """
-
-
-def _safetensors_lines(file: str, max_length: int) -> str:
-    """Return how to run the file of the torch runtime."""
-    return f"""
-```python
-from pathlib import Path
-from transformers import AutoTokenizer
-from compressors.torch_file import from_blob  # of prentice; no pickle, no remote code
-
-tokenizer = AutoTokenizer.from_pretrained("this-folder")
-model, rounding = from_blob("student", Path("this-folder/{file}").read_bytes())
-options = dict(truncation=True, max_length={max_length}, return_token_type_ids=True)
-logits = model(**tokenizer("a text", **options, return_tensors="pt")).detach().numpy()
-```
-"""
-
-
-def _torch_lines(uniform: bool) -> str:
-    """Return how to load the full-precision weights in torch."""
-    if uniform:
-        return (
-            "The full-precision weights load with plain transformers: "
-            '`AutoModelForSequenceClassification.from_pretrained("this-folder")`.'
-        )
-    return 'The full-precision weights load with `nas.load_student("this-folder")`; no remote code is involved.'

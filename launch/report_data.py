@@ -4,14 +4,16 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from launch.device_words import called, calls
+from launch.loading import loading
 from launch.results import Baseline, Candidate, ReportData, Rung, Student
 from nas.engine import open_record
-from nas.files import read_json
+from nas.files import MANIFEST, read_json
 from nas.goals import ceilings_on, constraints_of, miss_on, objectives_of, objectives_on, seen_on
 from nas.objectives import Objective
 from nas.pareto import pareto_front
@@ -46,7 +48,6 @@ def _data_on(device: str, folder: RunFolder, recipe: Recipe, record: Record) -> 
     rows = [row_on(device, row) for row in attrs.get("students", [])]
     if first := attrs.get("best", {}).get(device):
         rows.sort(key=lambda row: (row["name"] != first, -row["accuracy_mean"]))
-    best = rows[0] if rows else None
     return ReportData(
         name=recipe.name,
         created=time.strftime("%Y-%m-%d %H:%M", time.localtime(folder.study.stat().st_mtime)),
@@ -64,10 +65,17 @@ def _data_on(device: str, folder: RunFolder, recipe: Recipe, record: Record) -> 
         overhead=attrs.get("overhead"),
         predictor=attrs.get("predictor", {}),
         environment=attrs.get("environment", {}),
-        is_uniform=recipe.space.mode == "uniform",
-        best_folder=str(folder.students / best["name"]) if best else "",
+        loading=_loading(device, folder.students / rows[0]["name"], recipe) if rows else (),
         rungs=tuple(Rung(r["rung"], r["reached"], r["tau"], r["widened"]) for r in attrs.get("fidelity", [])),
     )
+
+
+def _loading(device: str, student: Path, recipe: Recipe) -> tuple[str, ...]:
+    """Return how a student's files for a device are loaded; nothing where its folder was deleted since."""
+    if not (student / MANIFEST).exists():
+        return ()
+    facts = row_on(device, read_json(student / MANIFEST))
+    return loading(str(student), facts, recipe.on([recipe.targets[device]]))
 
 
 def _baseline(recipe: Recipe, teacher: Mapping[str, float], in_turns_ms: Sequence[float]) -> Baseline:

@@ -122,8 +122,7 @@ class ReportData:
         overhead: Share of the time spent neither training nor measuring.
         predictor: ``mape``, ``spearman`` and ``n`` of the latency predictor, held out.
         environment: What a reader needs to repeat the measurements.
-        is_uniform: The students load with plain transformers.
-        best_folder: Path of the best student's folder, as a user would type it.
+        loading: Lines of Python that run the best student's artefact, and those that load its weights.
         rungs: Where training may have been stopped, empty when all students were trained in full.
         others: The same search on its other devices, where this is the first of several.
     """
@@ -144,8 +143,7 @@ class ReportData:
     overhead: float | None = None
     predictor: Mapping[str, float] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
-    is_uniform: bool = True
-    best_folder: str = ""
+    loading: tuple[str, ...] = ()
     rungs: tuple[Rung, ...] = ()
     others: tuple["ReportData", ...] = ()
 

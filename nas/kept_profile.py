@@ -20,13 +20,14 @@ from nas.knowledge import Profile
 from nas.measured_rows import described
 from nas.objectives import at
 from nas.prepare import Prepared
-from nas.profile import fit_profile, measure_candidates
+from nas.profile import fit_profile, measure_candidates, shapes_near
 from nas.progress import Progress
 from nas.recipe import DeviceSettings, Recipe
 from nas.run_folder import RunFolder
 from search_spaces.seeding import rng_for
 
-CHECKED = 3  # shapes measured again before a kept profile is believed
+CHECKED = 3  # shapes measured before a kept profile is believed
+CHECKED_NEAR = 5  # instead, where a latency is asked for: near it, where a wrong prediction decides what is trained
 NEAR = 0.05  # a prediction that is off by this share is as good as inside of its interval
 SAME = ("processor", "instructions", "governor", "threads", "runtime")  # of the environment
 
@@ -73,7 +74,7 @@ def take_over(prepared: Prepared, folder: RunFolder, executor: Executor, progres
     Args:
         prepared: Of the run.
         folder: Gets the profile, unless it has one.
-        executor: Measures a few shapes again.
+        executor: Measures a few shapes, which the profile learns from, too.
         progress: Hears the age of the profile, or why it is not used.
         root: Folder of the devices.
 
@@ -86,11 +87,12 @@ def take_over(prepared: Prepared, folder: RunFolder, executor: Executor, progres
         return
     stored = read_json(path)
     what = f"profile: device {_device(prepared).name!r} was profiled {_age(stored['made'])} ago"
-    shapes = design(prepared.candidates, CHECKED, prepared.bundle.recipe["search"]["seed"])
     known = fit_profile(prepared, stored)
     why = unknown_variants(known)
     later: list[dict[str, Any]] = []
     if not why:
+        shapes = shapes_near(prepared, known, CHECKED_NEAR)
+        shapes = shapes or design(prepared.candidates, CHECKED, prepared.bundle.recipe["search"]["seed"])
         items = {
             at(f"check-{i}", prepared.device): prepared.candidates.variants(genes) for i, genes in enumerate(shapes)
         }

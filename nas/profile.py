@@ -26,7 +26,7 @@ from nas.recipe import DeviceSettings
 from nas.run_folder import RunFolder
 from search_spaces.errors import DeviceError, InfeasibleError
 from search_spaces.seeding import rng_for
-from search_spaces.space import Value
+from search_spaces.space import Genes, Value
 
 
 def profiles(
@@ -123,19 +123,40 @@ def measure_space(
     Raises:
         DeviceError: The device cannot be measured.
     """
-    candidates, search = prepared.candidates, prepared.bundle.recipe["search"]
-    n_shapes, seed = search["profile_shapes"], search["seed"]
-    constraints = [Constraint.parse(text) for text in prepared.bundle.recipe["constraints"]]
-    limits = ceilings_on(prepared.device, constraints)
+    search = prepared.bundle.recipe["search"]
+    n_shapes, limits = search["profile_shapes"], _limits(prepared)
     n_near = round(NEAR * n_shapes) if limits else 0
-    shapes = design(candidates, n_shapes - n_near, seed)
+    shapes = design(prepared.candidates, n_shapes - n_near, search["seed"])
     stored = _measure_calmly(prepared, shapes, {"rows": [], **({"old": old} if old else {})}, executor, progress)
     if n_near:
-        first = fit_profile(prepared, stored)
-        limit_ms = min(limit.limit(first.teacher) for limit in limits)
-        near = design_near(candidates, shapes, n_near, seed, lambda g: first.metrics(g)[LATENCY], limit_ms)
+        near = shapes_near(prepared, fit_profile(prepared, stored), n_near, shapes)
         stored = _measure_calmly(prepared, near, stored, executor, progress)
     return stored
+
+
+def shapes_near(
+    prepared: Prepared, known: Profile, n_shapes: int, measured: Sequence[Genes] = ()
+) -> list[dict[str, Value]]:
+    """Return genes whose predicted latency is near what the recipe asks for; none where it asks for no latency.
+
+    Args:
+        prepared: Candidates and constraints.
+        known: What predicts.
+        n_shapes: How many to return; fewer where there are no more.
+        measured: Genes to keep away from.
+    """
+    limits, seed = _limits(prepared), prepared.bundle.recipe["search"]["seed"]
+    if not limits:
+        return []
+    limit_ms = min(limit.limit(known.teacher) for limit in limits)
+    return design_near(
+        prepared.candidates, measured, n_shapes, seed, lambda genes: known.metrics(genes)[LATENCY], limit_ms
+    )
+
+
+def _limits(prepared: Prepared) -> list[Constraint]:
+    """Return the upper limits of the latency on the device."""
+    return ceilings_on(prepared.device, [Constraint.parse(text) for text in prepared.bundle.recipe["constraints"]])
 
 
 def _measure_calmly(

@@ -104,8 +104,7 @@ class Elsewhere(HostDevice):
         other = self._start()
         idle = self._asked(other, "peak")["bytes"]
         program = self._loaded(other, artefact)
-        for tokens, _share in workload.lengths:
-            feed = self._filled(program, workload, tokens)
+        for feed, _share in self._accepted(program, workload):
             for _ in range(RUNS):
                 self._run(program, feed)
         return PeakMemory(self._asked(other, "peak")["bytes"], idle)
@@ -176,13 +175,8 @@ class Elsewhere(HostDevice):
             raise self._refused(f"{len(artefact)} bytes are no model it can run", error) from error
 
     def _prepared(self, program: FarProgram, workload: Workload) -> list[tuple[int, float]]:
-        """Return the numbers of the calls that are timed, with their shares; each has run once."""
-        calls = []
-        for tokens, share in workload.lengths:
-            feed = self._filled(program, workload, tokens)
-            self._run(program, feed)
-            calls.append((program.prepare(feed), share))
-        return calls
+        """Return the numbers of the calls that are timed, with their shares."""
+        return [(program.prepare(feed), share) for feed, share in self._accepted(program, workload)]
 
     def _measured(
         self, artefact: bytes, reference: bytes | None, workload: Workload, patience: Patience

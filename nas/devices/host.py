@@ -243,13 +243,15 @@ class HostDevice:
             raise self._refused("its inputs cannot be filled", error) from error
 
     def _calls(self, program: Program, workload: Workload) -> Mix:
-        """Return the calls that are timed; each has run once, so it will not be refused later."""
-        calls = []
+        """Return the calls that are timed."""
+        return [(program.call(feed), share) for feed, share in self._accepted(program, workload)]
+
+    def _accepted(self, program: Program, workload: Workload) -> Iterator[tuple[Feed, float]]:
+        """Yield the inputs of each call with its share; each has run once, so it will not be refused later."""
         for tokens, share in workload.lengths:
             feed = self._filled(program, workload, tokens)
             self._run(program, feed)
-            calls.append((program.call(feed), share))
-        return calls
+            yield feed, share
 
     def _feeds(self, program: Program, tokens: Tokens, batch: int) -> Iterator[tuple[np.ndarray, Feed]]:
         """Yield the rows of each call and its inputs; rows of a call have equal length."""

@@ -4,6 +4,7 @@ The folder is ``$PRENTICE_RUNTIMES``, else ``~/.local/share/prentice/runtimes``,
 runtime. Knows paths and names of packages; not runtimes themselves.
 """
 
+import importlib.metadata
 import importlib.util
 import os
 import shlex
@@ -19,6 +20,7 @@ from search_spaces.registry import unknown_name
 FOLDER = "PRENTICE_RUNTIMES"  # environment variable
 DEFAULT_FOLDER = Path("~/.local/share/prentice/runtimes")
 ASKING_S = 60.0
+SHARED = ("torch", "safetensors")  # they write a model here and read it there
 VERSION = "import importlib.metadata, sys; print(importlib.metadata.version(sys.argv[1]))"
 
 
@@ -31,7 +33,7 @@ class Runtime:
         title: What it is called.
         module: What its Python can import.
         package: Whose version is that of the runtime.
-        needs: What its environment is made of; torch and safetensors read the model.
+        needs: What its environment is made of, besides `SHARED`.
     """
 
     name: str
@@ -62,7 +64,7 @@ class Runtime:
         python = str(self.python)
         return [
             shlex.join([sys.executable, "-m", "venv", str(self.python.parents[1])]),
-            shlex.join([python, "-m", "pip", "install", *self.needs]),
+            self._install(python),
         ]
 
     def version(self, python: str) -> str:
@@ -77,13 +79,17 @@ class Runtime:
         except (OSError, subprocess.TimeoutExpired) as error:
             raise MissingDependencyError(f"{python} is no Python that starts: {error}") from None
         if ended.returncode:
-            install = shlex.join([python, "-m", "pip", "install", *self.needs])
-            raise MissingDependencyError(f"{python} has no {self.package}. Install it with: {install}")
+            raise MissingDependencyError(f"{python} has no {self.package}. Install it with: {self._install(python)}")
         return ended.stdout.strip()
 
+    def _install(self, python: str) -> str:
+        """Return the command that installs it, and what both Pythons share in the version that this one has."""
+        pins = [f"{name}=={_public(importlib.metadata.version(name))}" for name in SHARED]
+        return shlex.join([python, "-m", "pip", "install", *self.needs, *pins])
 
-EXECUTORCH = Runtime("executorch", "ExecuTorch", "executorch", "executorch", ("executorch>=1.5", "safetensors>=0.5"))
-LITERT = Runtime("litert", "LiteRT", "litert_torch", "ai-edge-litert", ("litert-torch>=0.10", "safetensors>=0.5"))
+
+EXECUTORCH = Runtime("executorch", "ExecuTorch", "executorch", "executorch", ("executorch>=1.5",))
+LITERT = Runtime("litert", "LiteRT", "litert_torch", "ai-edge-litert", ("litert-torch>=0.10",))
 RUNTIMES: Mapping[str, Runtime] = {runtime.name: runtime for runtime in (EXECUTORCH, LITERT)}
 
 
@@ -96,3 +102,8 @@ def find_runtime(name: str) -> Runtime:
     if name not in RUNTIMES:
         raise unknown_name("runtime", name, list(RUNTIMES))
     return RUNTIMES[name]
+
+
+def _public(version: str) -> str:
+    """Return a version without the name of a build, e.g. of ``2.13.0+cpu``, which not every index has."""
+    return version.partition("+")[0]

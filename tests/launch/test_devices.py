@@ -1,5 +1,6 @@
 """`nas devices`: the user's devices as files, on the command line, and in recipes."""
 
+import importlib.metadata
 import shlex
 from pathlib import Path
 
@@ -151,5 +152,8 @@ def test_the_environment_of_a_runtime_is_two_commands(monkeypatch: pytest.Monkey
     assert (code, make[1:]) == (0, ["-m", "venv", str(tmp_path / "my runtimes" / "litert")])
     assert install[0] == str(LITERT.python)
     assert any(name.startswith("litert-torch") for name in install)
+    for name in ("torch", "safetensors"):
+        (pin,) = (word for word in install if word.startswith(f"{name}=="))
+        assert importlib.metadata.version(name).split("+")[0] == pin.split("==")[1]
     code, output = invoke("devices", "runtime", "litter")
     assert (code, "runtime: 'litter' is unknown" in output, "Did you mean 'litert'?" in output) == (2, True, True)

@@ -48,7 +48,10 @@ def test_search_report_export_and_resume_work_for_two_devices(recipe_file: Path,
     assert code == 0
     for words in ("on server (simulated)", "on phone (simulated)", "best on server (simulated)"):
         assert words in output
-    assert "Finalists on phone (simulated)" in (run / "report.html").read_text()
+    page = (run / "report.html").read_text()
+    assert "Finalists on phone (simulated)" in page
+    for name in open_record(RunFolder(run), recipe).attrs["best"].values():
+        assert f"{run / 'students' / name}&#34;" in page
 
     shipped = tmp_path / "shipped"
     code, output = invoke("export", str(run), "--student", "best", "--device", "phone", "--output", str(shipped))
@@ -60,7 +63,7 @@ def test_search_report_export_and_resume_work_for_two_devices(recipe_file: Path,
     assert f"{told['devices']['phone']['measurement']['median_ms']:.3f} ms" in card
     assert f"{told['teacher_metrics']['latency_ms@phone']:.3f} ms |" in card
     facts = {**told, "artefact": "model-onnx.onnx"}  # of the second of two formats
-    assert "this-folder/model-onnx.onnx" in model_card(facts, recipe)
+    assert '"{folder}/model-onnx.onnx"' in model_card(facts, recipe)
     code, output = invoke("export", str(run), "--device", "phoen")
     assert (code, "'phoen' is unknown; known: server, phone. Did you mean 'phone'" in output) == (2, True), output
     assert invoke("resume", str(run))[0] == 0

@@ -54,8 +54,7 @@ DATA = ReportData(
     0.031,
     {"mape": 0.034, "spearman": 0.993, "n": 32},
     {"processor": "AMD EPYC"},
-    True,
-    "runs/sst2/best",
+    ('folder = "runs/sst2/best"', "import nas"),
 )
 
 
@@ -118,7 +117,7 @@ def test_names_cannot_inject_markup(tmp_path: Path) -> None:
         teacher=replace(TEACHER, name=evil),
         students=(replace(STUDENTS[0], name=evil, shape=evil, remarks=(evil,)),),
         environment={evil: evil},
-        best_folder=evil,
+        loading=(evil, evil),
     )
     shown = page(data, tmp_path)
     assert "script" not in [tag for tag, _ in shown.tags]
@@ -147,11 +146,10 @@ def test_rungs_are_a_table_and_a_stopped_student_says_so_where_there_are_any(tmp
     assert "stopped at" not in without
 
 
-def test_the_snippet_fits_the_mode(tmp_path: Path) -> None:
-    assert "AutoModelForSequenceClassification" in page(DATA, tmp_path).text
-    own = page(replace(DATA, is_uniform=False), tmp_path).text
-    assert "AutoModelForSequenceClassification" not in own
-    assert 'nas.load_student("runs/sst2/best")' in own
+def test_the_lines_that_load_the_best_student_are_shown_as_they_are(tmp_path: Path) -> None:
+    shown = page(DATA, tmp_path)
+    assert [line for line in shown.text.splitlines() if line in DATA.loading] == list(DATA.loading)
+    assert "Load the best" not in page(replace(DATA, loading=()), tmp_path).text
 
 
 def test_an_unfinished_search_says_so(tmp_path: Path) -> None:
@@ -214,7 +212,8 @@ def test_every_device_has_its_plot_and_its_table(tmp_path: Path) -> None:
         assert part in shown.text
     assert len(shown.marked("plot")) == 2
     assert len(shown.marked("limit")) == 1
-    assert shown.text.count("Load the best student") == 1
+    for name in ("cpu", "phone"):
+        assert shown.text.count(f"Load the best student on {name}") == 1
     assert "on cpu" not in page(DATA, tmp_path).text
     text = io.StringIO()
     Console(file=text, width=160).print(terminal_tables(both()))

@@ -1,7 +1,7 @@
 """Profiles that are kept with a device: found again, believed where they still hold, and lent to other devices."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from nas.candidates import Candidates
-from nas.design import design
+from nas.design import BAND, design
 from nas.devices.base import Measurement
 from nas.executor import Task
 from nas.files import read_json, write_json
@@ -60,10 +60,10 @@ class Machine(Formula):
         return {"measurements": rows, "environment": {"runtime": self.runtime}, "reference_bytes": 1000}
 
 
-def prepared(made: Candidates, n_shapes: int = 16, **device: Any) -> Prepared:
+def prepared(made: Candidates, n_shapes: int = 16, constraints: Sequence[str] = (), **device: Any) -> Prepared:
     search = {"profile_shapes": n_shapes, "seed": 0, "trial_timeout_s": 10.0}
     settings = {"name": "pi5", "backend": "onnxruntime", **device}
-    recipe = Recipe.model_validate({"search": search, "device": settings})
+    recipe = Recipe.model_validate({"search": search, "device": settings, "constraints": constraints})
     bundle = SimpleNamespace(recipe=recipe.model_dump(mode="json"))
     found: Any = SimpleNamespace(candidates=made, bundle=bundle, n_tokens=N_TOKENS, device="")
     return found
@@ -110,6 +110,21 @@ def test_a_search_measures_three_shapes_and_begins_with_what_was_kept(
     assert known.latency.report.n == 16 + 3
     for genes in design(made, 20, 3):
         assert known.metrics(genes)["latency_ms"] == pytest.approx(latency_ms(made, genes), rel=0.05)
+
+
+def test_where_a_latency_is_asked_for_five_shapes_near_it_are_measured_and_learned_from(
+    made: Candidates, root: Path, tmp_path: Path
+) -> None:
+    limit_ms = float(np.quantile([latency_ms(made, genes) for genes in design(made, 40, 3)], 0.3))
+    machine, asked = Machine(made), [f"latency_ms <= {limit_ms}"]
+    folder, heard = taken_over(made, root, tmp_path / "run", machine, constraints=asked)
+    assert "still holds" in heard.said[0]
+    measured = [task.spec["candidates"][0] for task in machine.seen]
+    assert len({made.space.key(genes) for genes in measured}) == 5
+    for genes in measured:
+        assert 1 / BAND - 0.05 < latency_ms(made, genes) / limit_ms < BAND + 0.05
+    assert [row["genes"] for row in read_json(folder.profile)["later"]] == measured
+    assert profile(prepared(made, constraints=asked), folder, machine, Silent()).latency.report.n == 16 + 5
 
 
 def test_another_space_and_other_methods_of_the_same_teacher_use_it_too(root: Path, tmp_path: Path) -> None:
