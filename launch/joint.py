@@ -9,12 +9,12 @@ from transformers import AutoTokenizer
 
 from launch.commands import make_executor
 from launch.recipes import load_recipe, save_recipe
+from nas.cached_outputs import share_outputs
 from nas.comparison import Comparison
 from nas.devices.base import FILES
 from nas.engine import Engine, open_record
 from nas.lab import Compressed, Lab
 from nas.methods import JOINT, JOINT_ACCURATE, SEARCHED
-from nas.outputs import share_outputs
 from nas.recipe import Recipe, TeacherSettings
 from nas.run_folder import RunFolder
 from nas.spelling import Spelling

@@ -220,8 +220,8 @@ class _Run:
 
     def _suitable_rate(self) -> float:
         """Return the share of the learning rate for the student as it is."""
-        outputs, is_settled = self.teaching.cached, all(compressor.is_settled for compressor in self.compressors)
-        if outputs is None or not self.settings.gentle or not is_settled:
+        outputs, is_done = self.teaching.cached, all(c.is_settled and not c.rewrites for c in self.compressors)
+        if outputs is None or not self.settings.gentle or not is_done:
             return 1.0
         return rate_share(self.student, self.tokens, outputs.logits)
 

@@ -17,6 +17,7 @@ from safetensors.numpy import load, save
 
 from compressors.importance import score_importance
 from nas.bundle import Bundle, Outputs
+from nas.cached_outputs import cached_outputs
 from nas.candidates import Candidates
 from nas.data.sources import TextData, load_data
 from nas.data.tokenize import tokenize
@@ -24,7 +25,7 @@ from nas.data.tokens import Tokens, bucketed_batches
 from nas.devices.settings import check_lengths, workload_of
 from nas.files import MANIFEST, atomic_write, read_json, write_json
 from nas.meter import Stopwatch
-from nas.outputs import accuracy, cached_outputs, predict_logits
+from nas.outputs import accuracy, predict_logits
 from nas.progress import Progress, Snapshot
 from nas.recipe import DeviceSettings, Recipe, TeacherSettings
 from nas.run_folder import RunFolder
@@ -157,7 +158,7 @@ def measured_length(device: DeviceSettings, validation: Tokens) -> int:
 def teacher_outputs(
     teacher: Teacher, train: Tokens, folder: RunFolder, progress: Progress, with_states: bool
 ) -> Outputs:
-    """Return what the teacher says of the training rows, kept in the run folder; see `outputs.cached_outputs`."""
+    """Return what the teacher says of the training rows, kept in the run folder; see `nas.cached_outputs`."""
     progress.say("teacher: running once over the training rows")
     return cached_outputs(teacher, train, folder.teacher, with_states, _reporter(progress, OUTPUTS))
 

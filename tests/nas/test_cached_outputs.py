@@ -7,11 +7,12 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
+from nas.cached_outputs import cached_outputs, share_outputs
 from nas.data.sources import load_data
 from nas.data.tokenize import tokenize
 from nas.data.tokens import Tokens
 from nas.files import atomic_array, sha256_of, write_json
-from nas.outputs import cached_outputs, divergence, predict_logits, share_outputs
+from nas.outputs import divergence, predict_logits
 from nas.recipe import DataSettings, TeacherSettings
 from nas.teacher import Teacher, load_teacher
 from search_spaces.errors import StateError
