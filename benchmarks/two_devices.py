@@ -108,9 +108,8 @@ def cross(recipes: Mapping[str, Recipe], output: Path) -> Figures:
 
 def _best(path: Path, recipe: Recipe) -> dict[str, Any]:
     """Return what a search delivered as its best student."""
-    attrs = open_record(RunFolder(path), recipe).attrs
-    name = attrs["best"][recipe.device.name]
-    return next(dict(row) for row in attrs["students"] if row["name"] == name)
+    best, *_ = open_record(RunFolder(path), recipe).attrs["students"]  # of one device the best comes first
+    return dict(best)
 
 
 def _on(lab: Lab, device: str, path: Path, recipe: Recipe) -> Compressed:
