@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup search test lint clean
+.PHONY: setup search test lint
 
 setup: .venv/ready
 
@@ -22,6 +22,3 @@ lint: setup
 
 test: lint
 	$(BIN)/python -m pytest
-
-clean:
-	rm -rf runs .mypy_cache .ruff_cache .pytest_cache

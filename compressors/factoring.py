@@ -43,7 +43,7 @@ class Factoring:
 
         Args:
             name: Of the module.
-            moment: Of its inputs, see `compressors.factors.Moments`; None = the weights alone decide.
+            moment: Of its inputs, see `compressors.factors.input_moments`; None = the weights alone decide.
         """
         module, why_not = self.model.get_submodule(name), self._why_not(name)
         if why_not is not None:

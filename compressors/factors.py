@@ -3,7 +3,7 @@
 Knows single modules and matrices; not which of a model are factored.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -15,9 +15,6 @@ from torch.nn import functional as F
 from compressors.base import Sample
 from search_spaces.families.encoder_model import TextEncoder
 from search_spaces.families.factored import FactoredLinear
-
-Moments = Mapping[str, Tensor]
-"""Module name -> ``(in, in)`` float64, the mean of x x^T over the vectors x that its matrix is multiplied with."""
 
 
 class FactoredConv(nn.Sequential):

@@ -15,7 +15,6 @@ from compressors.base import Change, Run, Skip
 from compressors.file_compressor import FileCompressor
 from compressors.onnx_rewrite import GraphRewrite
 from search_spaces.dimensions import Choice
-from search_spaces.errors import ConfigError
 from search_spaces.registry import unknown_name
 from search_spaces.space import Condition, Space
 
@@ -94,9 +93,9 @@ class _Rewrite(GraphRewrite):
         self.nodes += list(self.graph.node)
         self.skipped.append(Skip("latency", "constants are cast to float32 while loading: smaller, not faster"))
 
-    def nothing_changed(self) -> ConfigError:
-        """Return the error of a graph without large constants."""
-        return ConfigError(
+    def nothing_changed(self) -> str:
+        """Return what is wrong with a graph without large constants."""
+        return (
             f"half: 0 of {len(self.constants)} constants can be stored in 16 bits; float32 ones of at least {SMALLEST} "
             "numbers can. Set half.enabled to false."
         )

@@ -69,7 +69,7 @@ class GraphRewrite:
         self.exclusion.check([name_of(node) for node in nodes], "nodes")
         self.replace()
         if not self.changed:
-            raise self.nothing_changed()
+            raise ConfigError(self.nothing_changed())
         self._write_back()
         result: bytes = self.model.SerializeToString()
         return result
@@ -110,10 +110,10 @@ class GraphRewrite:
         weight = self.constants[node.input[WEIGHT_INPUT[node.op_type]]]
         self.changed.append(Change(name_of(node), 4 * int(np.prod(weight.dims)), size_bytes))
 
-    def nothing_changed(self) -> ConfigError:
-        """Return the error of a graph without anything to replace."""
+    def nothing_changed(self) -> str:
+        """Return what is wrong with a graph without anything to replace."""
         first = f"; first: {self.skipped[0].where}, {self.skipped[0].why}" if self.skipped else ""
-        return ConfigError(
+        return (
             f"{self.method}: 0 of {len(self.graph.node)} nodes can be quantized; MatMul and Gather with constant "
             f"float32 weights can{first}. Set {self.method}.enabled to false."
         )

@@ -25,6 +25,7 @@ from search_spaces.space import Condition, Space
 
 SCHEDULES = ("oneshot", "cubic", "progressive")
 GRADUAL = SCHEDULES[1:]
+CRITERIA = ("first_order", "magnitude")
 MILESTONES = 8  # of the cubic schedule
 NEURON_MULTIPLE = 32  # widths between milestones; odd widths are slow
 SCORE_EVERY = 4  # steps; scores move slowly and cost a pass over the weights
@@ -54,11 +55,11 @@ class StructuredPruning(Inner):
             ConfigError: A knob is not one of these.
         """
         if schedule not in SCHEDULES:
-            raise unknown_name("structured_pruning.schedule", schedule, list(SCHEDULES))
-        if criterion not in ("first_order", "magnitude"):
-            raise ConfigError(f"structured_pruning.criterion: {criterion!r} is unknown; known: first_order, magnitude.")
+            raise unknown_name(f"{self.name}.schedule", schedule, list(SCHEDULES))
+        if criterion not in CRITERIA:
+            raise unknown_name(f"{self.name}.criterion", criterion, list(CRITERIA))
         if not 0 < end <= 1:
-            raise ConfigError(f"structured_pruning.end: {end} is out of range; above 0, at most 1.")
+            raise ConfigError(f"{self.name}.end: {end} is out of range; above 0, at most 1.")
         self.schedule, self.criterion, self._end = schedule, criterion, end
         self._target: EncoderConfig | None = None
         self._student: TextEncoder | None = None
@@ -71,7 +72,7 @@ class StructuredPruning(Inner):
         return Space(
             {
                 "schedule": Choice(SCHEDULES),
-                "criterion": Choice(("first_order", "magnitude")),
+                "criterion": Choice(CRITERIA),
                 "end": Choice((0.5, 0.7), ordered=True),
             },
             {"criterion": Condition("schedule", GRADUAL), "end": Condition("schedule", GRADUAL)},

@@ -12,7 +12,7 @@ from launch.export import export_student
 from launch.process import Stopped, absolute_paths, quiet_libraries, short, stoppable
 from launch.ray_address import check_address
 from launch.ray_executor import RayExecutor
-from launch.recipes import EMBEDDED, embedded_names, load_recipe, save_recipe
+from launch.recipes import embedded, load_recipe, save_recipe
 from launch.report import terminal_tables, write_report
 from launch.report_data import report_data
 from launch.terminal import make_progress
@@ -24,7 +24,7 @@ from nas.recipe import Recipe
 from nas.run_folder import RunFolder, fresh_folder
 from nas.tracker import NullTracker, State, Tracker
 from search_spaces.errors import ConfigError, MissingDependencyError
-from search_spaces.registry import Table, unknown_name
+from search_spaces.registry import Table
 
 TRACKERS = Table("tracker", {"mlflow": "launch.mlflow_tracker:MlflowTracker"})  # imported by a search that tracks
 
@@ -97,9 +97,7 @@ def recipe(name: str) -> int:
     Raises:
         ConfigError: There is none of this name.
     """
-    if name not in embedded_names():
-        raise unknown_name("recipe", name, embedded_names())
-    typer.echo((EMBEDDED / f"{name}.yaml").read_text(), nl=False)
+    typer.echo(embedded(name).read_text(), nl=False)
     return 0
 
 

@@ -9,7 +9,7 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,21 +115,19 @@ class RayCluster:
             DeviceError: None joined in time; the message holds the command that makes one join.
         """
         deadline = time.monotonic() + wait_s
-        for nodes in self._polls(device):
+        is_told = False
+        while True:
+            nodes = self.nodes()
             offering = [node for node in nodes if node.resources.get(device_resource(device))]
             if offering:
                 return offering
+            missing = self.missing_device(device, len(nodes))
             if time.monotonic() >= deadline:
-                raise DeviceError(self.missing_device(device, len(nodes)))
-        raise AssertionError("polls never end")
-
-    def _polls(self, device: str) -> Iterator[list[Node]]:
-        """Yield the living nodes at once and then every second; say so when waiting for a device begins."""
-        yield (nodes := self.nodes())
-        log.warning("%s", self.missing_device(device, len(nodes)))
-        while True:
+                raise DeviceError(missing)
+            if not is_told:
+                log.warning("%s", missing)
+            is_told = True
             time.sleep(1.0)
-            yield self.nodes()
 
     def missing_device(self, device: str, n_nodes: int) -> str:
         """Return the message for a device that no node offers."""

@@ -26,6 +26,17 @@ def embedded_names() -> list[str]:
     return sorted(path.stem for path in EMBEDDED.glob("*.yaml"))
 
 
+def embedded(name: str) -> Path:
+    """Return the file of a recipe that ships with the package.
+
+    Raises:
+        ConfigError: There is none of this name.
+    """
+    if name not in embedded_names():
+        raise unknown_name("recipe", name, embedded_names())
+    return EMBEDDED / f"{name}.yaml"
+
+
 def load_recipe(source: str | None, overrides: Mapping[str, Any], sets: Sequence[str]) -> Recipe:
     """Return the recipe of a file or an embedded name, changed by the command line.
 
@@ -80,9 +91,7 @@ def _find(source: str) -> Path:
         return path
     if path.suffix or "/" in source:
         raise ConfigError(f"recipe {source}: no such file; embedded recipes: {', '.join(embedded_names())}.")
-    if source not in embedded_names():
-        raise unknown_name("recipe", source, embedded_names())
-    return EMBEDDED / f"{source}.yaml"
+    return embedded(source)
 
 
 def _parse(text: str, path: Path | None) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from search_spaces.errors import NasError
+from search_spaces.errors import ConfigError, NasError
 from search_spaces.registry import Table
 
 COMMANDS = Table(
@@ -46,5 +46,5 @@ def run_command(name: str, *arguments: Any) -> None:
     except OSError as error:
         what = f"{error.filename or name}: {error.strerror or error}"
         typer.echo(f"error: {what}; check the path, its permissions and the free disk space.", err=True)
-        raise typer.Exit(2) from None
+        raise typer.Exit(ConfigError.exit_code) from None
     raise typer.Exit(code or 0)

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from nas.pareto import crowding_distance, non_dominated_sort
 from nas.recipe import FidelitySettings
+from nas.strategies.evolution import tournament_order
+from nas.strategies.history import Observation
 from search_spaces.errors import StateError
 
 PAIRS = 6  # trials with both scores from which on a rank correlation is believed
@@ -120,11 +121,10 @@ class SuccessiveHalving:
 
     def _ranked(self, rung: float, numbers: list[int]) -> list[int]:
         """Return trials of a bucket, the first to be promoted first."""
-        costs = np.array([self._reports[rung][number] for number in numbers])
-        ranks, lonely = non_dominated_sort(costs), np.empty(len(costs))
-        for rank in range(ranks.max() + 1):
-            lonely[ranks == rank] = crowding_distance(costs[ranks == rank])
-        return [numbers[i] for i in np.lexsort((np.array(numbers), costs[:, 0], -lonely, ranks))]
+        reports = self._reports[rung]
+        given = sorted(numbers, key=lambda number: (reports[number][0], number))
+        places = tournament_order([Observation(number, {}, np.array(reports[number]), 0.0) for number in given])
+        return [given[i] for i in np.argsort(places)]
 
     def _buckets(self, rung: float) -> dict[int, int]:
         """Return the latency bucket of every trial at a rung; buckets divide those at the first rung evenly."""

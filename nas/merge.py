@@ -119,14 +119,14 @@ def _loss(steps: Sequence[Step]) -> Distillation:
     Raises:
         ConfigError: It asks for a teacher that runs along.
     """
-    losses = [loss_of([step.bind()]) for step in steps if step.stage == "loss"] or [Distillation()]
-    for loss in losses:
+    losses = {str(step): loss_of([step.bind()]) for step in steps if step.stage == "loss"}
+    for step, loss in losses.items():
         if Need.LIVE in loss.needs:
             raise ConfigError(
-                "merge: 'distillation' with live=true needs one teacher that runs along; a student of several learns "
+                f"merge: step '{step}' needs one teacher that runs along; a student of several learns "
                 "from what they said before. Leave out the terms that need live, and live."
             )
-    return max(losses, key=lambda loss: loss.hidden)
+    return max(losses.values(), key=lambda loss: loss.hidden, default=Distillation())
 
 
 def _check_alike(first: tuple[str, Lab], other: tuple[str, Lab], loss: Distillation) -> None:

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from launch.cli import app
 from nas.run_folder import RunFolder
 from nas.strategies import OPTUNA_SAMPLERS, STRATEGIES
+from tests.conftest import SIMULATED
 
 EVOLVED = ("--set", "search.strategy=evolution")
 COMMANDS = ["search", "resume", "report", "export", "recipe", "compress", "compressors", "compare"]
@@ -126,16 +127,15 @@ def test_a_resumed_search_looks_at_its_cluster_first(recipe_file: Path, tmp_path
     assert (code, "no Ray answers at '127.0.0.1:1'" in output) == (2, True), output
 
 
-def test_a_search_that_fails_is_tracked_as_failed_and_leaves_its_folder_unlocked(
+def test_an_infeasible_limit_ends_with_exit_code_3_tracked_as_failed_and_its_folder_unlocked(
     recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    recipe = yaml.safe_load(recipe_file.read_text())
-    recipe["tracking"] = {"mlflow": True}
-    recipe["constraints"] = ["latency_ms <= 0.0000001"]
+    recipe = {**yaml.safe_load(recipe_file.read_text()), "tracking": {"mlflow": True}, "device": SIMULATED}
     recipe_file.write_text(yaml.safe_dump(recipe))
     run = tmp_path / "run"
-    assert invoke("search", str(recipe_file), "--output", str(run))[0] == 3
+    code, output = invoke("search", str(recipe_file), "--output", str(run), "--max-latency-ms", "0.0000001")
+    assert (code, "fastest student" in output) == (3, True), output
     client = MlflowClient(f"sqlite:///{run / 'mlflow.db'}")
     (experiment,) = [each for each in client.search_experiments() if each.name == "prentice"]
     (parent,) = client.search_runs([experiment.experiment_id])
@@ -144,19 +144,18 @@ def test_a_search_that_fails_is_tracked_as_failed_and_leaves_its_folder_unlocked
 
 
 def test_a_missing_mlflow_is_one_line_and_no_search_without_tracking_needs_it(
-    recipe_file: Path, tmp_path: Path
+    recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    program = (
-        "import sys; sys.modules['mlflow'] = None\nfrom launch.cli import app\n"  # None: as if not installed
-        "app(['search', sys.argv[1], '--output', sys.argv[2], '--set', 'tracking.mlflow=' + sys.argv[3],"
-        " '--set', 'data.source=/nowhere.csv'])"
-    )
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mlflow"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, "launch.mlflow_tracker", raising=False)
+    monkeypatch.setitem(sys.modules, "mlflow", None)  # as if not installed
     for wanted, message in (("true", "pip install mlflow"), ("false", "'/nowhere.csv' does not exist")):
-        arguments = [str(recipe_file), str(tmp_path / wanted), wanted]
-        ran = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
-        assert ran.returncode == 2, ran.stderr
-        assert message in ran.stderr
-        assert len(ran.stderr.strip().splitlines()) == 1
+        sets = [f"tracking.mlflow={wanted}", "data.source=/nowhere.csv"]
+        arguments = ["--output", str(tmp_path / wanted), *(part for each in sets for part in ("--set", each))]
+        result = CliRunner().invoke(app, ["search", str(recipe_file), *arguments])
+        assert (result.exit_code, message in result.stderr) == (2, True), result.output
+        assert len(result.stderr.strip().splitlines()) == 1
 
 
 def test_all_strategies_are_listed_with_what_they_are_good_for() -> None:
@@ -185,14 +184,6 @@ def test_every_option_of_a_strategy_is_shown(name: str, monkeypatch: pytest.Monk
     if name == "tpe":
         assert re.search(r"n_startup_trials .* 10 ", output)
         assert "seed" not in output
-
-
-def test_an_infeasible_limit_ends_with_exit_code_3(recipe_file: Path, tmp_path: Path) -> None:
-    code, output = invoke(
-        "search", str(recipe_file), "--output", str(tmp_path / "run"), "--max-latency-ms", "0.0000001"
-    )
-    assert code == 3
-    assert "fastest student" in output
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from nas import load_student
 from nas.files import check_manifest
 from nas.run_folder import RunFolder
 from tests.compressors.methods import methods
-from tests.conftest import tiny_config
+from tests.conftest import SIMULATED, tiny_config
 
 __all__ = ["methods"]
 
@@ -33,6 +33,12 @@ def invoke(*arguments: str) -> tuple[int, str]:
 def given(tiny_teacher: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.chdir(tmp_path)
     return ["--teacher", str(tiny_teacher), "--data", str(tiny_data), "--epochs", "0.5"]
+
+
+@pytest.fixture
+def quick(given: list[str]) -> list[str]:
+    """The same for a device that need not be measured."""
+    return [*given, "--set", f"device={json.dumps(SIMULATED)}"]
 
 
 def test_help_lists_every_method_with_its_line() -> None:
@@ -88,17 +94,17 @@ def test_a_student_of_the_torch_device_is_small_and_runs_as_its_card_says(given:
         np.testing.assert_allclose(scope["logits"], load_student("this-folder")(row["input_ids"]), atol=0.05)
 
 
-def test_the_second_time_skips_what_was_done(given: list[str]) -> None:
-    assert invoke("compress", *given, "--step", "distillation")[0] == 0
-    code, output = invoke("compress", *given, "--step", "distillation", "--step", "int8")
+def test_the_second_time_skips_what_was_done(quick: list[str]) -> None:
+    assert invoke("compress", *quick, "--step", "distillation")[0] == 0
+    code, output = invoke("compress", *quick, "--step", "distillation", "--step", "int8")
     assert code == 0, output
     assert "reused: distillation" in output
     (log,) = Path("runs").glob("compress-*/log.txt")
     assert "reused: distillation" in log.read_text()
 
 
-def test_a_teacher_is_fine_tuned_once(tiny_base: Path, given: list[str]) -> None:
-    arguments = ["--teacher", str(tiny_base), *given[2:], "--set", "teacher.finetune.epochs=1"]
+def test_a_teacher_is_fine_tuned_once(tiny_base: Path, quick: list[str]) -> None:
+    arguments = ["--teacher", str(tiny_base), *quick[2:], "--set", "teacher.finetune.epochs=1"]
     for step, is_kept in (("int8", False), ("half", True)):
         code, output = invoke("compress", *arguments, "--step", step)
         assert code == 0, output
@@ -118,19 +124,19 @@ def test_a_teacher_without_data_or_data_without_a_teacher_is_one_line(
     assert not Path("runs").exists()
 
 
-def test_json_is_all_that_is_printed_to_standard_output(given: list[str]) -> None:
-    result = CliRunner().invoke(app, ["compress", *given, "--step", "int8", "--json"])
+def test_json_is_all_that_is_printed_to_standard_output(quick: list[str]) -> None:
+    result = CliRunner().invoke(app, ["compress", *quick, "--step", "int8", "--json"])
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
     assert told["student"]["bits_per_weight"] < told["teacher"]["bits_per_weight"]
 
 
-@pytest.mark.parametrize("content", [["int8"], [{"int8": {}}], {"steps": [{"name": "int8", "knobs": {}}]}])
-def test_steps_may_come_from_a_file(given: list[str], content: object) -> None:
-    Path("steps.yaml").write_text(yaml.safe_dump(content))
-    code, output = invoke("compress", *given, "--steps", "steps.yaml", "--output", "student")
-    assert code == 0, output
-    assert check_manifest(Path("student"))["steps"] == [{"name": "int8", "knobs": {}}]
+def test_steps_may_come_from_a_file_that_is_written_in_three_ways(quick: list[str]) -> None:
+    for i, content in enumerate((["int8"], [{"int8": {}}], {"steps": [{"name": "int8", "knobs": {}}]})):
+        Path("steps.yaml").write_text(yaml.safe_dump(content))
+        code, output = invoke("compress", *quick, "--steps", "steps.yaml", "--output", f"student{i}")
+        assert code == 0, output
+        assert check_manifest(Path(f"student{i}"))["steps"] == [{"name": "int8", "knobs": {}}]
 
 
 @pytest.mark.parametrize(
@@ -178,12 +184,12 @@ def test_a_mistake_is_one_line_and_nothing_is_started(given: list[str], argument
     ],
 )
 def test_what_a_later_step_cannot_do_is_said_before_the_training(
-    given: list[str], tiny_teacher: Path, steps: list[str], words: str
+    quick: list[str], tiny_teacher: Path, steps: list[str], words: str
 ) -> None:
     shutil.copytree(tiny_teacher, "odd")
     BertForSequenceClassification(tiny_config(num_labels=2, intermediate_size=62)).save_pretrained("odd")
-    given = ["--teacher", "odd", *given[2:]]
-    code, output = invoke("compress", *given, *(part for step in steps for part in ("--step", step)))
+    quick = ["--teacher", "odd", *quick[2:]]
+    code, output = invoke("compress", *quick, *(part for step in steps for part in ("--step", step)))
     assert code == 2
     (line,) = [line for line in output.splitlines() if line.startswith("error: ")]
     assert words in line
@@ -210,13 +216,13 @@ def test_a_teacher_or_data_that_are_not_there_are_one_line(given: list[str], nam
     assert not list(Path("runs").glob("*"))  # nothing is left of it
 
 
-def test_a_folder_in_use_is_left_alone(given: list[str]) -> None:
-    assert invoke("compress", *given, "--step", "int8")[0] == 0
+def test_a_folder_in_use_is_left_alone(quick: list[str]) -> None:
+    assert invoke("compress", *quick, "--step", "int8")[0] == 0
     (folder,) = Path("runs").glob("compress-*")
     held = RunFolder(folder)
     held.lock()
     try:
-        code, output = invoke("compress", *given, "--step", "half")
+        code, output = invoke("compress", *quick, "--step", "half")
     finally:
         held.unlock()
     assert code == 2
@@ -225,9 +231,9 @@ def test_a_folder_in_use_is_left_alone(given: list[str]) -> None:
     assert len(list((folder / "students").iterdir())) == 1
 
 
-def test_an_error_in_the_third_step_leaves_no_student(given: list[str], methods: list[str]) -> None:
+def test_an_error_in_the_third_step_leaves_no_student(quick: list[str], methods: list[str]) -> None:
     wanted = ["--step", "shallow", "--step", "distillation", "--step", "failing"]
-    code, output = invoke("compress", *given, *wanted, "--output", "student")
+    code, output = invoke("compress", *quick, *wanted, "--output", "student")
     assert code == 2
     assert "error: failing: 0 of 3 layers" in output
     assert not [path for path in Path().iterdir() if path.name.startswith("student")]
@@ -235,8 +241,8 @@ def test_an_error_in_the_third_step_leaves_no_student(given: list[str], methods:
     assert not list((folder / "students").iterdir())
 
 
-def test_a_student_replaces_the_earlier_one_whole(given: list[str]) -> None:
+def test_a_student_replaces_the_earlier_one_whole(quick: list[str]) -> None:
     for step in ("int8", "distillation"):
-        assert invoke("compress", *given, "--step", step, "--output", "student")[0] == 0
+        assert invoke("compress", *quick, "--step", step, "--output", "student")[0] == 0
     assert check_manifest(Path("student"))["steps"][0]["name"] == "distillation"
     assert sorted(path.name for path in Path().iterdir()) == ["runs", "student"]

@@ -24,9 +24,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def recipe_file(tiny_recipe: dict[str, Any], tmp_path: Path) -> str:
-    settings = {"trials": 2, "profile_shapes": 12, "train": {"epochs": 0.2}}
+    settings = {"trials": 2, "profile_shapes": 6, "train": {"epochs": 0.2}}
+    finals = {"finalists": 1, "seeds": 1, "train": {"epochs": 0.2}}
     path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump({**tiny_recipe, "search": settings}))
+    path.write_text(yaml.safe_dump({**tiny_recipe, "search": settings, "finalize": finals}))
     return str(path)
 
 
@@ -46,12 +47,12 @@ def test_a_device_is_profiled_without_a_training_and_a_search_uses_it(
         assert words in output
     (kept,) = (folder / "chip.profiles").iterdir()
     assert str(kept.relative_to(tmp_path)) in output
-    assert len({str(row["genes"]) for row in read_json(kept)["rows"]}) == 36
+    assert len({str(row["genes"]) for row in read_json(kept)["rows"]}) == 18
     assert not (tmp_path / "runs").exists()
 
     code, output = invoke("search", recipe_file, "--device", "chip", "--output", "run")
     assert code == 0, output
-    assert re.search(r"device 'chip' was profiled \d+ minutes? ago \(36 measurements\) and still holds", output)
+    assert re.search(r"device 'chip' was profiled \d+ minutes? ago \(18 measurements\) and still holds", output)
     code, output = invoke(
         "search", recipe_file, "--device", "chip", "--output", "anew", "--set", "search.reuse_profile=false"
     )
@@ -62,7 +63,7 @@ def test_a_device_is_profiled_without_a_training_and_a_search_uses_it(
 
 
 def test_a_device_is_profiled_with_ten_shapes_and_what_is_known_of_another(folder: Path, recipe_file: str) -> None:
-    invoke("devices", "profile", "chip", recipe_file)
+    invoke("devices", "profile", "chip", recipe_file, "--shapes", "12")
     code, output = invoke("devices", "profile", "slow", recipe_file, "--from", "chip")
     assert code == 0, output
     (kept,) = (folder / "slow.profiles").iterdir()

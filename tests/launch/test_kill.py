@@ -17,6 +17,7 @@ from optuna.trial import TrialState
 from launch.recipes import load_recipe
 from nas.engine import open_record
 from nas.run_folder import RunFolder
+from tests.conftest import SIMULATED
 
 ENTRY = [sys.executable, "-c", "from launch.cli import main; main()"]
 
@@ -25,7 +26,7 @@ ENTRY = [sys.executable, "-c", "from launch.cli import main; main()"]
 def recipe_file(tiny_recipe: dict[str, Any], tmp_path: Path) -> Path:
     tiny_recipe["search"] = {"trials": 8, "profile_shapes": 4, "train": {"epochs": 4}}
     tiny_recipe["finalize"] = {"finalists": 1, "seeds": 1, "starts": 1, "train": {"epochs": 0.2}}
-    tiny_recipe["tracking"] = {"mlflow": True}
+    tiny_recipe |= {"tracking": {"mlflow": True}, "device": SIMULATED}
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(tiny_recipe))
     return path

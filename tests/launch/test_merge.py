@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from launch.cli import app
 from nas.files import check_manifest
-from tests.conftest import tiny_config, tiny_tokenizer, write_rows
+from tests.conftest import SIMULATED, tiny_config, tiny_tokenizer, write_rows
 
 
 def invoke(*arguments: str) -> tuple[int, str]:
@@ -23,28 +23,49 @@ def invoke(*arguments: str) -> tuple[int, str]:
 
 def write_recipe(name: str, teacher: Path, data: Path) -> str:
     recipe = {"name": name, "teacher": {"model": str(teacher)}, "data": {"source": str(data), "validation_share": 0.2}}
+    recipe["device"] = SIMULATED
     Path(f"{name}.yaml").write_text(yaml.safe_dump(recipe))
     return f"{name}.yaml"
+
+
+def write_recipes(teacher: Path, data: Path) -> list[str]:
+    """Write two recipes into the working directory, of a teacher and of another one."""
+    other = Path("other-teacher")
+    torch.manual_seed(7)
+    BertForSequenceClassification(tiny_config(num_labels=2)).save_pretrained(other)
+    tiny_tokenizer().save_pretrained(other)
+    second = write_rows(Path("second.csv").absolute(), 300, 1)
+    return [write_recipe("first", teacher, data), write_recipe("second", other, second)]
 
 
 @pytest.fixture
 def given(tiny_teacher: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Two recipes in the working directory."""
     monkeypatch.chdir(tmp_path)
-    other = Path("other-teacher")
-    torch.manual_seed(7)
-    BertForSequenceClassification(tiny_config(num_labels=2)).save_pretrained(other)
-    tiny_tokenizer().save_pretrained(other)
-    second = write_rows(tmp_path / "second.csv", 300, 1)
-    return [write_recipe("first", tiny_teacher, tiny_data), write_recipe("second", other, second)]
+    return write_recipes(tiny_teacher, tiny_data)
 
 
+RECIPES = ["first.yaml", "second.yaml"]
 STEPS = ["--step", "layer_pruning:keep=2", "--step", "distillation", "--step", "int8", "--epochs", "0.5"]
 
 
-def test_two_teachers_become_one_student_that_loads_and_answers_both_tasks(given: list[str]) -> None:
-    code, output = invoke(*given, *STEPS, "--output", "student")
+@pytest.fixture(scope="module")
+def merged(tiny_teacher: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A folder in which two teachers were merged, and what was printed."""
+    folder = tmp_path_factory.mktemp("merged")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        write_recipes(tiny_teacher, tiny_data)
+        code, output = invoke(*RECIPES, *STEPS, "--output", "student")
     assert code == 0, output
+    return folder, output
+
+
+def test_two_teachers_become_one_student_that_loads_and_answers_both_tasks(
+    merged: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, output = merged
+    monkeypatch.chdir(folder)
     for words in ("one for all", "student of it alone", "2 teachers", "2 students", "student: student"):
         assert words in output
     told, facts = json.loads(Path("student/report.json").read_text()), check_manifest(Path("student"))
@@ -71,9 +92,9 @@ def test_the_readme_of_a_student_can_be_followed(given: list[str], monkeypatch: 
     assert found["answer"].shape == (1, 2)
 
 
-def test_the_second_time_nothing_is_trained_again(given: list[str]) -> None:
-    assert invoke(*given, *STEPS)[0] == 0
-    code, output = invoke(*given, *STEPS[:-2], "--epochs", "0.5")
+def test_the_second_time_nothing_is_trained_again(merged: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(merged[0])
+    code, output = invoke(*RECIPES, *STEPS)
     assert code == 0, output
     assert output.count("reused: layer_pruning, distillation") == 3  # the student of both, and one of each
     assert len(list(Path("runs").iterdir())) == 3

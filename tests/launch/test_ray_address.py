@@ -62,34 +62,45 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     head.communicate(timeout=60)
 
 
-@pytest.mark.slow
-def test_another_token_and_another_version_are_one_line_each(address: str, tmp_path: Path) -> None:
-    cases = {
-        "did not accept this process's token": process(JOIN, tmp_path, address, "", **token("b")),
-        "Version mismatch": process(JOIN, tmp_path, address, "0.0.1", **token("a")),
-        "both need the same one": process(JOIN, tmp_path, address, "", RAY_AUTH_MODE="token"),
-    }
-    for message, joining in cases.items():
-        output, _ = joining.communicate(timeout=120)
-        assert output.startswith("refused: cluster.address: "), output
-        assert message in output
-        assert len(output.splitlines()) == 1
-
-
-@pytest.mark.slow
-def test_the_right_token_joins(address: str, tmp_path: Path) -> None:
-    joining = process(JOIN, tmp_path, address, "", **token("a"))
-    output, _ = joining.communicate(timeout=120)
-    assert (joining.returncode, output) == (0, "")
-
-
-def test_a_folder_for_temporary_files_that_is_too_deep_is_one_line(tmp_path: Path) -> None:
-    deep = tmp_path / ("d" * 60)
+@pytest.fixture(scope="module")
+def answers(address: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str]]:
+    """How processes end that try to join, and what they print; all at once, as they spend their time on starting."""
+    home, other, lonely = (tmp_path_factory.mktemp("home") for _ in range(3))
+    deep = lonely / ("d" * 60)
     deep.mkdir()
-    output, _ = process(JOIN, tmp_path, "", "", TMPDIR=str(deep)).communicate(timeout=120)
-    assert output.startswith("refused: cluster: the folder for temporary files is too deep"), output
-    assert "Set TMPDIR to a short path" in output
+    joining = {
+        "right token": process(JOIN, other, address, "", **token("a")),
+        "other token": process(JOIN, home, address, "", **token("b")),
+        "no token": process(JOIN, home, address, "", RAY_AUTH_MODE="token"),
+        "other version": process(JOIN, home, address, "0.0.1", **token("a")),
+        "deep folder": process(JOIN, lonely, "", "", TMPDIR=str(deep)),
+    }
+    printed = {name: one.communicate(timeout=240)[0] for name, one in joining.items()}
+    return {name: (one.returncode, printed[name]) for name, one in joining.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("who", "begins", "says"),
+    [
+        ("other token", "cluster.address: ", "did not accept this process's token"),
+        ("no token", "cluster.address: ", "both need the same one"),
+        ("other version", "cluster.address: ", "Version mismatch"),
+        ("deep folder", "cluster: the folder for temporary files is too deep", "Set TMPDIR to a short path"),
+    ],
+)
+def test_who_cannot_join_is_told_in_one_line(
+    answers: dict[str, tuple[int, str]], who: str, begins: str, says: str
+) -> None:
+    _, output = answers[who]
+    assert output.startswith(f"refused: {begins}"), output
+    assert says in output
     assert len(output.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_the_right_token_joins(answers: dict[str, tuple[int, str]]) -> None:
+    assert answers["right token"] == (0, "")
 
 
 @pytest.mark.parametrize("mode", [None, "disabled"])

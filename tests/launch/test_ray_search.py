@@ -35,7 +35,8 @@ def kill_one_trial(killed: list[int], over: threading.Event) -> None:
 @pytest.mark.slow
 def test_a_search_on_ray_survives_the_death_of_a_worker(tiny_recipe: dict[str, Any], tmp_path: Path) -> None:
     tiny_recipe["cluster"] = {"executor": "ray"}
-    tiny_recipe["search"] = {"trials": 5, "profile_shapes": 4, "train": {"epochs": 20}}
+    tiny_recipe["search"] = {"trials": 5, "profile_shapes": 4, "train": {"epochs": 4}}
+    tiny_recipe["finalize"] = {"finalists": 1, "seeds": 1, "starts": 1, "train": {"epochs": 0.5}}
     recipe = Recipe.model_validate(tiny_recipe)
     folder = RunFolder(tmp_path / "run")
     folder.create()

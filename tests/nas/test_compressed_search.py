@@ -25,6 +25,7 @@ from nas.student import manifest
 from nas.tracker import NullTracker
 from nas.workbench import workbench
 from search_spaces.families.encoder_costs import macs
+from tests.conftest import SIMULATED
 
 N_USED = 40  # words of the texts; the teacher has 90
 COMPRESS = {
@@ -116,6 +117,7 @@ def test_a_search_chooses_between_lists_of_methods(tmp_path: Path, tiny_teacher:
         {
             "teacher": {"model": str(tiny_teacher)},
             "data": {"source": str(tiny_data), "validation_share": 0.2},
+            "device": SIMULATED,
             "compress": {**loss, "int8": {"enabled": True}},
             "or_compress": [{**loss, "static_int8": {"enabled": True, "exclude": ""}}],
             "search": {

@@ -11,7 +11,7 @@ from transformers import BertForSequenceClassification
 import nas
 from nas.engine import Engine, check_names
 from nas.executor import Outcome, Task
-from nas.files import read_json, write_json
+from nas.files import read_json
 from nas.inprocess import InProcessExecutor
 from nas.objectives import Constraint
 from nas.prepare import prepare
@@ -23,7 +23,7 @@ from nas.sensitivity import of_rows
 from nas.student import manifest
 from nas.tracker import NullTracker, TrialRun
 from search_spaces.errors import ConfigError, InfeasibleError, StateError
-from tests.conftest import tiny_config, tiny_tokenizer, write_rows
+from tests.conftest import SIMULATED, tiny_config, tiny_tokenizer, write_rows
 
 
 class Notes(NullTracker):
@@ -161,6 +161,7 @@ def test_a_finished_run_resumes_to_the_same_answer_without_work(finished: tuple[
 
 
 def test_an_interrupted_search_goes_on_where_it_stopped(tiny_recipe: dict[str, Any], tmp_path: Path) -> None:
+    tiny_recipe["device"] = SIMULATED
     straight = engine(tiny_recipe, tmp_path / "straight")
     straight.run()
     for after in (2, 1):
@@ -179,6 +180,7 @@ def test_students_are_measured_again_where_something_disturbed_the_device(
 ) -> None:
     tiny_recipe["search"] = {"trials": 4, "profile_shapes": 5, "train": {"epochs": 0.1}}
     tiny_recipe["finalize"] = {"finalists": 3, "seeds": 1, "starts": 1, "train": {"epochs": 0.1}}
+    tiny_recipe["device"] = SIMULATED
     executor = Disturbed(times)
     students = engine(tiny_recipe, tmp_path / "run", executor).run()
     names = executor.names[0]
@@ -188,31 +190,14 @@ def test_students_are_measured_again_where_something_disturbed_the_device(
     assert [seen[name]["n"] for name in names] == [*[1] * (len(names) - 1), {0: 1, 1: 2, 9: 1}[times]]
 
 
-def exact_profile(recipe: Mapping[str, Any], path: Path) -> Any:
-    """The profile of a device whose latency is a formula: real times of tiny models are noise."""
-    made = engine(recipe, path, Interrupted(0))
-    with pytest.raises(KeyboardInterrupt):
-        made.run()
-    candidates = prepare(made.recipe, made.folder, Silent()).candidates
-    stored = read_json(made.folder.profile)
-    for row in stored["rows"]:
-        row["median_ms"] = candidates.known(row["genes"], 8).macs / 1e5
-    slowest_ms = max(row["median_ms"] for row in stored["rows"])
-    for row in stored["rows"]:
-        row["reference_ms"] = slowest_ms
-    return stored
-
-
 def test_knapsack_seeds_follow_the_warm_start_once_also_after_interruptions(
     tiny_recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny_recipe["search"] = {"trials": 9, "profile_shapes": 10, "train": {"epochs": 0.1}, "knapsack": True}
     tiny_recipe["finalize"] = {"finalists": 1, "seeds": 1, "starts": 1, "train": {"epochs": 0.1}}
     tiny_recipe["data"]["max_train"] = 100
-    stored = exact_profile(tiny_recipe, tmp_path / "profiled")
+    tiny_recipe["device"] = SIMULATED
     straight, broken = (engine(tiny_recipe, tmp_path / name, Interrupted(0)) for name in ("straight", "broken"))
-    for made in (straight, broken):
-        write_json(made.folder.profile, stored)
     with pytest.raises(KeyboardInterrupt):
         straight.run()
     seeds, n_first = straight.record.attrs["knapsack"], straight.record.attrs["warm_start"]
@@ -248,7 +233,7 @@ def test_no_knapsack_is_solved_whose_seeds_nobody_asks_for(
     tiny_recipe: dict[str, Any], tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     search = {"trials": 8, "profile_shapes": 4, "train": {"epochs": 0.1}, "knapsack": True}
-    tiny_recipe["search"] = {**search, **changes}
+    tiny_recipe |= {"search": {**search, **changes}, "device": SIMULATED}
     made = engine(tiny_recipe, tmp_path / "run", Interrupted(0))
     with pytest.raises(KeyboardInterrupt):
         made.run()
@@ -257,6 +242,7 @@ def test_no_knapsack_is_solved_whose_seeds_nobody_asks_for(
 
 def test_a_diverging_search_stops_early_with_the_shared_cause(tiny_recipe: dict[str, Any], tmp_path: Path) -> None:
     tiny_recipe["search"] = {"trials": 50, "profile_shapes": 4, "train": {"lr": 1e30}}
+    tiny_recipe["device"] = SIMULATED
     made = engine(tiny_recipe, tmp_path / "run")
     with pytest.raises(StateError, match="trials all failed alike"):
         made.run()
@@ -279,6 +265,7 @@ def test_a_trial_that_raises_is_recorded_and_the_search_goes_on(
         return real(task, bundle)
 
     monkeypatch.setattr(trial, "train_student", sometimes)
+    tiny_recipe["device"] = SIMULATED
     made = engine(tiny_recipe, tmp_path / "run")
     made.run()
     assert len(made.record.trials((TrialState.COMPLETE,))) == 5
@@ -302,6 +289,7 @@ def test_a_space_smaller_than_the_budget_is_exhausted_and_says_so(tiny_recipe: d
         "structured_pruning": {"schedule": "oneshot"},
         "int8": {"per_channel": True},
     }
+    tiny_recipe["device"] = SIMULATED
     for what in ("search", "resumption"):
         made = engine(tiny_recipe, tmp_path / "run")
         made.progress = heard = Heard()
@@ -312,6 +300,7 @@ def test_a_space_smaller_than_the_budget_is_exhausted_and_says_so(tiny_recipe: d
 
 def test_a_budget_that_is_spent_is_no_exhausted_space(tiny_recipe: dict[str, Any], tmp_path: Path) -> None:
     tiny_recipe["search"] = {"trials": 2, "profile_shapes": 4, "train": {"epochs": 0.2}}
+    tiny_recipe["device"] = SIMULATED
     made = engine(tiny_recipe, tmp_path / "run")
     made.progress = heard = Heard()
     made.run()

@@ -101,6 +101,17 @@ def test_the_order_of_the_reports_does_not_matter() -> None:
     assert 0 < sum(decisions[0]) < 20
 
 
+def test_of_equal_reports_the_same_go_on_in_whatever_order_they_came() -> None:
+    reports = [(0.1, 3.0)] * 4 + [(0.3, 1.0), (0.9, 9.0)]
+    decisions = []
+    for order in ((0, 1, 2, 3, 4, 5), (1, 0, 2, 3, 4, 5), (5, 2, 4, 3, 1, 0)):
+        found = halving()
+        for number in order:
+            found.report(number, 0.1, *reports[number])
+        decisions.append([number for number in range(6) if found.is_promoted(number, 0.1)])
+    assert decisions == [[0, 3]] * 3  # both ends of the front
+
+
 def both_ends(found: SuccessiveHalving, last: list[float]) -> None:
     for number, score in enumerate(last):
         found.report(number, 0.1, float(number), 1.0)

@@ -221,7 +221,7 @@ def test_other_words_are_one_line(labs: dict[str, Lab], tmp_path: Path) -> None:
 
 
 def test_a_term_that_needs_a_running_teacher_is_refused(labs: dict[str, Lab]) -> None:
-    with pytest.raises(ConfigError, match=r"merge: 'distillation' with live=true needs one teacher"):
+    with pytest.raises(ConfigError, match=r"merge: step 'distillation:live=true,cosine=1\.0' needs one teacher"):
         joined(labs, "distillation:live=true,cosine=1.0")
 
 
