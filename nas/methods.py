@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 TEACHER, JOINT, JOINT_ACCURATE = "teacher", "joint", "joint_accurate"
 SEARCHED = (JOINT, JOINT_ACCURATE)  # students of one search
-KEEP = 1e-4  # peak learning rate of methods that keep the teacher's shape: the recipe's, made for cut students, is high
+KEEP = 1e-4  # peak learning rate of methods that change a whole teacher little by little: the recipe's is for cut ones
 DELIVERED = "all but the accuracy is that of the delivered student, the best of its seeds"
 ZEROS = "zeros are computed like other weights: smaller zipped, not faster"
 
@@ -126,7 +126,6 @@ METHODS = _by_name(
         "matrices as products of two with half of the weights, then learning",
         "Hsu et al. 2022, https://arxiv.org/abs/2207.00112",
         ("low_rank:share=0.5", "distillation"),
-        lr=KEEP,
     ),
     Method(
         "vocabulary",
