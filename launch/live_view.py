@@ -15,7 +15,7 @@ from rich.text import Text
 from nas.progress import FrontRow, Snapshot
 
 FRONT_ROWS = 8
-UNITS = {"teacher outputs": "rows", "profile": "shapes", "search": "trials", "finalize": "training runs"}
+UNITS = {"teacher outputs": "rows", "profile": "measurements", "search": "trials", "finalize": "training runs"}
 
 
 class Clock:

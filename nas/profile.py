@@ -28,6 +28,8 @@ from search_spaces.errors import DeviceError, InfeasibleError
 from search_spaces.seeding import rng_for
 from search_spaces.space import Genes, Value
 
+TOGETHER = 5  # shapes of one task: they take turns, so what slows the machine for a while slows them alike
+
 
 def profiles(
     targets: Mapping[str, DeviceSettings],
@@ -166,18 +168,22 @@ def _measure_calmly(
     executor: Executor,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Measure shapes in every variant, one task a shape, once more what something disturbed; add them to others."""
+    """Measure shapes in every variant, some together, once more what something disturbed; add them to others."""
     rows = list(stored["rows"])
+    variants = [prepared.candidates.variants(genes) for genes in shapes]
     items = {
-        at(f"profile-{len(rows) + i}", prepared.device): prepared.candidates.variants(genes)
-        for i, genes in enumerate(shapes)
+        at(f"profile-{len(rows) + i}", prepared.device): [
+            genes for each in variants[i : i + TOGETHER] for genes in each
+        ]
+        for i in range(0, len(shapes), TOGETHER)
     }
     found, facts = measure_candidates(prepared, items, executor, progress)
     calm_ms = calm_reference_ms([row["reference_ms"] for some in (rows, *found.values()) for row in some])
     again = {uid: items[uid] for uid, some in found.items() if _slowest_ms(some) > calm_ms}
     if again:
         where = on(prepared.device)
-        progress.say(f"profile{where}: something disturbed {len(again)} of {len(items)} shapes; measuring them again")
+        n_again, n_all = _count(again), _count(items)
+        progress.say(f"profile{where}: something disturbed {n_again} of {n_all} measurements; taking them again")
         second, _ = measure_candidates(prepared, again, executor, progress)
         found |= {uid: min(found[uid], some, key=_slowest_ms) for uid, some in second.items()}
     return {**stored, "rows": [*rows, *(row for uid in items for row in found.get(uid, ()))], **facts}
@@ -188,7 +194,8 @@ def measure_candidates(
 ) -> tuple[dict[str, list[dict[str, Any]]], dict[str, Any]]:
     """Return the measurements of the candidates of each item, and what is said of the device.
 
-    An item that the device gives no answer to, while it answers to others, is left out.
+    The candidates of an item are measured together. An item that the device gives no answer to, while it answers to
+    others, is left out.
 
     Raises:
         DeviceError: The device cannot be measured.
@@ -196,8 +203,8 @@ def measure_candidates(
     for uid, candidates in items.items():
         executor.submit(_task(prepared, uid, candidates))
     found: dict[str, list[dict[str, Any]]] = {}
-    facts, n_silent = dict[str, Any](), 0
-    progress.show(Snapshot("profile", 0, len(items)))
+    facts, n_silent, n_all = dict[str, Any](), 0, _count(items)
+    progress.show(Snapshot("profile", 0, n_all))
     while len(found) + n_silent < len(items):
         for outcome in executor.wait(1.0):
             if outcome.value is None:
@@ -206,8 +213,13 @@ def measure_candidates(
             facts = {name: outcome.value[name] for name in ("environment", "reference_bytes")}
             pairs = zip(items[outcome.uid], outcome.value["measurements"], strict=True)
             found[outcome.uid] = [{"genes": genes, **measurement} for genes, measurement in pairs]
-        progress.show(Snapshot("profile", len(found), len(items)))
+        progress.show(Snapshot("profile", _count(found), n_all))
     return found, facts
+
+
+def _count(items: Mapping[str, Sequence[Any]]) -> int:
+    """Return how many measurements some items are, or want."""
+    return sum(map(len, items.values()))
 
 
 def _left_out(outcome: Outcome, device: str, progress: Progress) -> bool:
@@ -226,7 +238,7 @@ def _slowest_ms(rows: Sequence[Mapping[str, Any]]) -> float:
 
 
 def _task(prepared: Prepared, uid: str, candidates: Sequence[Mapping[str, Value]]) -> Task:
-    """Return the task that measures one shape in its variants."""
+    """Return the task that measures some candidates together."""
     timeout_s = prepared.bundle.recipe["search"]["trial_timeout_s"]
     spec = {
         "candidates": [dict(genes) for genes in candidates],

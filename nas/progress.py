@@ -24,7 +24,7 @@ class Snapshot:
 
     Attributes:
         phase: ``prepare``, ``profile``, ``search`` or ``finalize``, or a slow part of one, in words.
-        done, total: Progress of the phase in its own unit (shapes, trials, training runs); total 0 = unknown.
+        done, total: Progress of the phase in its own unit (measurements, trials, training runs); total 0 = unknown.
         running, failed: Trials running and failed.
         front: Best first (by accuracy).
         teacher: The baseline's row, or None before it is measured.

@@ -22,10 +22,12 @@ from nas.devices.memory import peak_memory
 from nas.devices.pinning import pinned
 from nas.devices.program import PROGRAMS, Feed, Program, RefusalError, filled, text_feed
 from nas.devices.settings import checked_options
-from nas.devices.timing import QUICK, THOROUGH, Call, Mix, time_call
+from nas.devices.timing import QUICK, THOROUGH, Call, Mix, Patience, time_calls
 from nas.recipe import DeviceSettings, Section
 from search_spaces.errors import ConfigError, DeviceError, MissingDependencyError
 from search_spaces.families.encoder_model import TextEncoder
+
+MOST_TOGETHER, BYTES_TOGETHER = 16, 400_000_000  # files, and their bytes, that are loaded at once to take turns
 
 
 class HostDevice:
@@ -123,7 +125,7 @@ class HostDevice:
     def measure(
         self, artefacts: Sequence[bytes], reference: bytes | None, workload: Workload, quick: bool = False
     ) -> list[Measurement]:
-        """Return one measurement for each artefact, each in turns with the reference, pinned to idle processors.
+        """Return one measurement for each artefact, all in turns with the reference, pinned to idle processors.
 
         Args:
             artefacts: What `export` returned, or a compressor made of it.
@@ -137,14 +139,26 @@ class HostDevice:
         patience, settings = QUICK if quick else THOROUGH, self._settings
         with pinned(self.name, settings.threads, settings.affinity) as self._processors, self.running():
             other = None if reference is None else self._calls(self._load(reference), workload)
-            measurements = []
-            for artefact in artefacts:
-                start = time.monotonic()
-                program = self._load(artefact)
-                load_ms = (time.monotonic() - start) * 1e3
-                timing = time_call(self._calls(program, workload), other, patience)
-                measurements.append(measurement_of(timing, patience.width, load_ms, len(artefact)))
+            measurements: list[Measurement] = []
+            for some in _together(artefacts):
+                measurements += self._measure(some, other, workload, patience)
         return measurements
+
+    def _measure(
+        self, artefacts: Sequence[bytes], reference: Mix | None, workload: Workload, patience: Patience
+    ) -> list[Measurement]:
+        """Return the measurements of some artefacts that are loaded together and take turns."""
+        calls, loads_ms = [], []
+        for artefact in artefacts:
+            start = time.monotonic()
+            program = self._load(artefact)
+            loads_ms.append((time.monotonic() - start) * 1e3)
+            calls.append(self._calls(program, workload))
+        timings = time_calls(calls, reference, patience)
+        return [
+            measurement_of(timing, patience.width, load_ms, len(artefact))
+            for timing, load_ms, artefact in zip(timings, loads_ms, artefacts, strict=True)
+        ]
 
     def peak_memory(self, artefact: bytes, workload: Workload) -> PeakMemory | None:
         """Return the memory of a fresh process that loads and runs the artefact.
@@ -280,3 +294,14 @@ class HostDevice:
         """Return the runtime's refusal as one line."""
         reason = " ".join(str(error).split())[:300]
         return DeviceError(f"device {self.name!r}: {what}; {self.title} says: {reason}")
+
+
+def _together(artefacts: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    """Yield artefacts that are loaded and timed at once, in their order."""
+    some: list[bytes] = []
+    for artefact in artefacts:
+        if some and (len(some) == MOST_TOGETHER or sum(map(len, some)) + len(artefact) > BYTES_TOGETHER):
+            yield some
+            some = []
+        some.append(artefact)
+    yield some

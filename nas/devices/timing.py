@@ -50,7 +50,7 @@ class Patience:
 
 
 THOROUGH = Patience(width=0.02, rounds=(20, 120), attempts=2, block_ms=4.0)
-QUICK = Patience(width=0.04, rounds=(9, 27), attempts=1, block_ms=2.0)  # many shapes; what is off is made again
+QUICK = Patience(width=0.04, rounds=(15, 60), attempts=1, block_ms=2.0)  # many shapes; what is off is made again
 
 
 @dataclass(frozen=True)
@@ -103,34 +103,49 @@ class Timing:
 
 
 def time_call(candidate: Call | Mix, reference: Call | Mix | None, patience: Patience) -> Timing:
-    """Return the best of up to ``patience.attempts`` attempts: undisturbed first, then the narrowest interval.
+    """Return what `time_calls` says of a single candidate."""
+    return time_calls([candidate], reference, patience)[0]
+
+
+def time_calls(candidates: Sequence[Call | Mix], reference: Call | Mix | None, patience: Patience) -> list[Timing]:
+    """Return the best of up to ``patience.attempts`` attempts of each: undisturbed first, then the narrowest interval.
 
     A noisy attempt is begun anew, never averaged with the next one.
 
     Args:
-        candidate: What is timed; of a mix, every length in turns.
-        reference: What it is compared with, in turns.
+        candidates: What is timed, all in turns; of a mix, every length.
+        reference: What they are compared with, in turns, too.
         patience: When to be content.
     """
-    tried: list[Timing] = []
-    while len(tried) < patience.attempts:
-        tried.append(take_turns(candidate, reference, patience))
-        if not tried[-1].is_contended and tried[-1].width <= patience.width:
+    tried: list[list[Timing]] = [[] for _ in candidates]
+    left = list(range(len(candidates)))
+    for _ in range(patience.attempts):
+        for i, timing in zip(left, take_turns([candidates[i] for i in left], reference, patience), strict=True):
+            tried[i].append(timing)
+        left = [i for i in left if tried[i][-1].is_contended or tried[i][-1].width > patience.width]
+        if not left:
             break
-    return min(tried, key=lambda timing: (timing.is_contended, timing.width))
+    return [min(each, key=lambda timing: (timing.is_contended, timing.width)) for each in tried]
 
 
-def take_turns(candidate: Call | Mix, reference: Call | Mix | None, patience: Patience) -> Timing:
-    """Time blocks of calls, reference, candidate, reference, candidate, until the median is known well enough."""
-    models = [_mix(model) for model in (reference, candidate) if model is not None]
+def take_turns(candidates: Sequence[Call | Mix], reference: Call | Mix | None, patience: Patience) -> list[Timing]:
+    """Time blocks of calls, reference, candidates, reference, candidates, until every median is known well enough.
+
+    A candidate whose median is known leaves the rounds. The more take turns, the longer the time that each is seen at,
+    and the more alike the machine is to all of them: a neighbour who slows everything for seconds slows one measurement
+    by a lot where each has its own second, and all of them by the same where they share it.
+    """
+    models = {} if reference is None else {REFERENCE: _mix(reference)}
+    models |= {i: _mix(candidate) for i, candidate in enumerate(candidates)}
     with _no_garbage_collection():
-        sizes = [[_size(warm_up(call), patience.block_ms) for call, _ in mix] for mix in models]
+        sizes = {i: [_size(warm_up(call), patience.block_ms) for call, _ in mix] for i, mix in models.items()}
         rounds: list[_Round] = []
-        while len(rounds) < patience.rounds[1]:
-            rounds.append([_blocks(mix, each) for mix, each in zip(models, sizes, strict=True)])
-            if len(rounds) >= patience.rounds[0] and _timing(rounds).width <= patience.width:
-                break
-    return _timing(rounds)
+        known: set[int] = set()
+        while len(known) < len(candidates) and len(rounds) < patience.rounds[1]:
+            rounds.append({i: _blocks(mix, sizes[i]) for i, mix in models.items() if i not in known})
+            if len(rounds) >= patience.rounds[0]:
+                known = {i for i in range(len(candidates)) if i in known or _timing(rounds, i).width <= patience.width}
+    return [_timing(rounds, i) for i in range(len(candidates))]
 
 
 def median_interval(values: np.ndarray) -> tuple[float, float]:
@@ -178,7 +193,8 @@ class _Block:
     share: float
 
 
-_Round = list[list[_Block]]  # the lengths of each model
+REFERENCE = -1  # its key in a round; candidates have their places
+_Round = dict[int, list[_Block]]  # the lengths of each model that took part
 
 
 def _mix(model: Call | Mix) -> Mix:
@@ -224,16 +240,17 @@ def _clip(n_calls: float, least: int, most: int) -> int:
     return max(least, min(most, round(n_calls)))
 
 
-def _timing(rounds: list[_Round]) -> Timing:
-    """Return what the rounds so far amount to; the candidate is the last of each round."""
-    medians = np.array([[_mean_ms(blocks) for blocks in each] for each in rounds])
-    disturbed = np.mean([block.is_disturbed for each in rounds for blocks in each for block in blocks])
-    timed = [block for each in rounds for block in each[-1]]
+def _timing(rounds: Sequence[_Round], candidate: int) -> Timing:
+    """Return what the rounds that a candidate took part in amount to."""
+    own = [each for each in rounds if candidate in each]
+    medians = np.array([_mean_ms(each[candidate]) for each in own])
+    reference = np.array([_mean_ms(each[REFERENCE]) for each in own if REFERENCE in each])
+    seen = [block for each in own for block in (*each.get(REFERENCE, ()), *each[candidate])]
+    timed = [block for each in own for block in each[candidate]]
     calls = np.concatenate([block.ms for block in timed])
-    is_mix = len(rounds[0][-1]) > 1
+    is_mix = len(own[0][candidate]) > 1
     weights = np.concatenate([np.full(len(b.ms), b.share / len(b.ms)) for b in timed]) if is_mix else None
-    reference = medians[:, 0] if medians.shape[1] > 1 else np.empty(0)
-    return Timing(medians[:, -1], reference, calls, float(disturbed), weights)
+    return Timing(medians, reference, calls, float(np.mean([block.is_disturbed for block in seen])), weights)
 
 
 def _mean_ms(blocks: list[_Block]) -> float:

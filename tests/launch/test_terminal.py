@@ -39,7 +39,7 @@ def test_plain_lines_come_with_a_phase_and_not_for_every_snapshot() -> None:
     progress.close()
     lines = text.getvalue().splitlines()
     assert lines == [
-        "profile: 0/50 shapes",
+        "profile: 0/50 measurements",
         "search: 7/24 trials, 2 running, 1 failed, best accuracy 0.898 at ~0.65 ms, 2 on the front",
     ]
 
@@ -53,7 +53,7 @@ def test_a_changed_state_is_printed_after_a_pause(monkeypatch: pytest.MonkeyPatc
     progress.show(Snapshot("profile", 4, 8))
     progress.close()
     assert len(text.getvalue().splitlines()) == 2
-    assert "4/8 shapes, about 0 s left" in text.getvalue()
+    assert "4/8 measurements, about 0 s left" in text.getvalue()
 
 
 def test_the_live_display_shows_phase_counts_and_front() -> None:

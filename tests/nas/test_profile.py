@@ -32,6 +32,12 @@ def profiled(made: Candidates) -> Profile:
     return known(made)
 
 
+@pytest.fixture(autouse=True)
+def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every shape be a task of its own, so that it is plain which one was disturbed."""
+    monkeypatch.setattr("nas.profile.TOGETHER", 1)
+
+
 def test_a_design_is_new_everywhere_and_the_same_for_one_seed(made: Candidates) -> None:
     shapes = design(made, 20, 3)
     assert shapes == design(made, 20, 3)
@@ -235,6 +241,17 @@ def test_a_fifth_of_the_shapes_lies_near_the_latency_that_is_asked_for(made: Can
     nearest = [min(abs(np.log(latency_ms(made, genes) / limit_ms)) for genes in shapes) for shapes in asked]
     assert max(nearest[-3:]) < np.log(1.3)
     assert len({made.space.key(shapes[0]) for shapes in asked[-3:]} | {made.space.key(asked[0][0])}) == 4
+
+
+def test_some_shapes_are_measured_together(made: Candidates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.profile.TOGETHER", 5)
+    executor = Disturbed(made, ["profile-5"], times=1)
+    found = measured(made, executor, tmp_path)
+    n_variants = len(made.variants(made.warm_start()[0]))
+    asked = {task.uid: len(task.spec["candidates"]) for task in executor.seen}
+    assert asked == {f"profile-{i}": n_variants * min(5, 16 - i) for i in (0, 5, 10, 15)}
+    assert executor.seen_of["profile-5"] == 2  # one of them was disturbed: all are measured again
+    assert found.latency.report.n == 16 * n_variants
 
 
 def test_a_limit_beyond_the_space_gets_the_shapes_nearest_to_it(made: Candidates) -> None:
