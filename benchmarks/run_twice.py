@@ -3,10 +3,11 @@
 Run: python benchmarks/run_twice.py [--sessions 8] [--starts 3] [--device cpu] [--json FILE]
 
 A session measures untrained students beside a teacher of MiniLM's shape as a search measures its finalists: in several
-fresh processes, pooled. Two sessions agree on a student if their stated 95 % intervals overlap; the goal is 95 % of the
-pairs. Beside it stands the same for the first process of each session alone. Then a burner keeps every other processor
-busy, with arithmetic or with memory: it is noticed if a measurement is called contended, or the teacher takes longer
-beside it than it ever does in calm (what a search measures again). Nothing else should run meanwhile.
+fresh processes, pooled. Two sessions agree on a student's latency, or on its speed-up over the teacher, if their stated
+95 % intervals overlap; the goal is 95 % of the pairs. Beside it stands the same for the speed-up by the first process
+of each session alone. Then a burner keeps every other processor busy, with arithmetic or with memory: it is noticed if
+a measurement is called contended, or the teacher takes longer beside it than it ever does in calm (what a search
+measures again). Nothing else should run meanwhile.
 """
 
 import argparse
@@ -97,14 +98,15 @@ def print_agreement(sessions: Sequence[Session]) -> dict[str, dict[str, float]]:
     """Print and return how often two sessions agree on a student."""
     pools, firsts = [whole(each) for each in sessions], [each[0] for each in sessions]
     print(f"\n{len(sessions)} sessions of {len(sessions[0])} processes, every pair of them; 95 % intervals\n")
-    print("| student | median | half-width | differs by | agree | one process: half-width | agree |")
-    print("|---|---:|---:|---:|---:|---:|---:|")
+    print("| student | median | half-width | agree | speed-up | half-width | agree | one process: half-width | agree |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
     found = {name: {**_agreement(pools, name), **_agreement(firsts, name, "one_")} for name in pools[0]}
     found["all"] = {key: float(np.mean([each[key] for each in found.values()])) for key in next(iter(found.values()))}
     for name, each in found.items():
         print(
-            f"| {name} | {each['median_ms']:.3f} ms | {each['width']:.1%} | {each['differs']:.1%} "
-            f"| {each['agree']:.1%} | {each['one_width']:.1%} | {each['one_agree']:.1%} |"
+            f"| {name} | {each['median_ms']:.3f} ms | {each['width']:.1%} | {each['agree']:.1%} "
+            f"| {each['speedup']:.1f}x | {each['speedup_width']:.1%} | {each['speedup_agree']:.1%} "
+            f"| {each['one_speedup_width']:.1%} | {each['one_speedup_agree']:.1%} |"
         )
     return found
 
@@ -112,13 +114,17 @@ def print_agreement(sessions: Sequence[Session]) -> dict[str, dict[str, float]]:
 def _agreement(seen: Sequence[Mapping[str, Measurement]], name: str, prefix: str = "") -> dict[str, float]:
     """Return what all pairs of sessions say of one student."""
     each = [session[name] for session in seen]
-    pairs = list(combinations(each, 2))
-    figures = {
+    figures: dict[str, Any] = {
         "median_ms": np.median([m.median_ms for m in each]),
-        "width": np.mean([(m.high_ms - m.low_ms) / 2 / m.median_ms for m in each]),
-        "differs": np.median([abs(np.log(a.median_ms / b.median_ms)) for a, b in pairs]),
-        "agree": np.mean([a.low_ms <= b.high_ms and b.low_ms <= a.high_ms for a, b in pairs]),
+        "speedup": np.median([m.speedup or 0 for m in each]),
     }
+    for what, ends in {
+        "": [(m.low_ms, m.high_ms) for m in each],
+        "speedup_": [(m.speedup_low or 0, m.speedup_high or 0) for m in each],
+    }.items():
+        figures[f"{what}width"] = np.mean([(high - low) / (high + low) for low, high in ends])
+        pairs = combinations(ends, 2)
+        figures[f"{what}agree"] = np.mean([a[0] <= b[1] and b[0] <= a[1] for a, b in pairs])
     return {prefix + key: float(value) for key, value in figures.items()}
 
 

@@ -149,7 +149,9 @@ def _rows(reference: str | None, workload: Workload, found: Figures) -> Iterator
     yield "p99", "unknown" if seen.p99_ms is None else f"{seen.p99_ms:.4g} ms"
     if seen.speedup is not None:
         yield "reference", f"{seen.reference_ms:.4g} ms in the same rounds: {reference}"
-        yield "speed-up", f"{seen.speedup:.3g}x"
+        has_interval = seen.speedup_low is not None and seen.speedup_high is not None
+        interval = f" (95 % interval {seen.speedup_low:.3g} to {seen.speedup_high:.3g})" if has_interval else ""
+        yield "speed-up", f"{seen.speedup:.3g}x{interval}"
     yield "load", f"{seen.load_ms:.4g} ms"
     yield "size", f"{seen.size_bytes / 1e6:.2f} MB"
     memory = found.memory

@@ -107,6 +107,7 @@ def _student(row: Mapping[str, Any]) -> Student:
         high_ms=seen["high_ms"],
         p95_ms=seen["p95_ms"],
         speedup=seen["speedup"],
+        speedup_range=(seen["speedup_low"], seen["speedup_high"]) if seen.get("speedup_low") else None,
         size_bytes=seen["size_bytes"],
         predicted_ms=row["predicted_latency_ms"],
         test_accuracy=metrics.get("test_accuracy"),

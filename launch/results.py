@@ -73,6 +73,7 @@ class Student:
         latency_ms, low_ms, high_ms: Median and its 95 % confidence interval.
         p95_ms: 95th percentile.
         speedup: Median of the paired ratios to the teacher.
+        speedup_range: Its 95 % confidence interval; None where it is not known.
         size_bytes: Of the artefact.
         predicted_ms: What the predictor had said.
         test_accuracy: Of the delivered artefact on the test split, None without one.
@@ -94,6 +95,7 @@ class Student:
     speedup: float
     size_bytes: float
     predicted_ms: float
+    speedup_range: tuple[float, float] | None = None
     test_accuracy: float | None = None
     test_mean: float | None = None
     test_sd: float | None = None

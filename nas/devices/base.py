@@ -85,7 +85,9 @@ class Measurement:
         size_bytes: Size of the artefact.
         p99_ms: 99th percentile of all timed calls; None where it is not known.
         origin: Whether the device was there: measured, looked up in a table, or simulated.
-        starts: Processes that it was measured in; of several the interval covers their differences, too.
+        starts: Processes that it was measured in; of several the intervals cover their differences, too.
+        speedup_low: Lower end of the 95 % confidence interval of the speed-up; None where it is not known.
+        speedup_high: Upper end of it.
     """
 
     median_ms: float
@@ -102,6 +104,8 @@ class Measurement:
     p99_ms: float | None = None
     origin: Origin = "measured"
     starts: int = 1
+    speedup_low: float | None = None
+    speedup_high: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the measurement as plain JSON values."""

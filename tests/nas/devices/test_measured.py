@@ -64,6 +64,26 @@ def test_what_a_device_knows_exactly_stays_exact() -> None:
     assert (seen.low_ms, seen.high_ms) == (pytest.approx(2.0), pytest.approx(2.0))
 
 
+def test_the_interval_of_the_speed_up_is_over_processes_too_and_narrow_where_only_the_machine_drifts() -> None:
+    rng = np.random.default_rng(0)
+    starts = []
+    for drift in rng.uniform(1, 1.6, 3).tolist():  # slows student and teacher alike
+        ratio = 8.0 * float(np.exp(rng.normal(0, 0.005)))
+        ends = {"speedup": ratio, "speedup_low": ratio * 0.99, "speedup_high": ratio * 1.01}
+        starts.append(measurement(2.0 * drift, 0.01, reference_ms=16.0 * drift, **ends))
+    seen = pooled(starts)
+    assert seen.speedup is not None
+    assert seen.speedup_low is not None
+    assert seen.speedup_high is not None
+    assert seen.speedup_low <= 8.0 <= seen.speedup_high
+    assert (seen.speedup_high - seen.speedup_low) / seen.speedup < 0.05 < (seen.high_ms - seen.low_ms) / seen.median_ms
+
+
+def test_without_an_interval_of_some_process_there_is_none_of_the_speed_up() -> None:
+    seen = pooled([measurement(2.0, 0.01, speedup_low=1.9, speedup_high=2.1), measurement(2.0, 0.01)])
+    assert (seen.speedup, seen.speedup_low, seen.speedup_high) == (2.0, None, None)
+
+
 def test_figures_are_the_middle_ones_calls_are_counted_and_doubts_are_kept() -> None:
     seen = pooled(
         [
