@@ -12,7 +12,6 @@ the data folder, as ``sst2.py`` does, and a quiet machine.
 
 import argparse
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from compressors.int8 import DynamicInt8
 from launch.joint import as_compressed
 from launch.process import quiet_libraries
 from launch.terminal import make_progress
+from nas.cached_outputs import share_outputs
 from nas.devices.settings import workload_of
 from nas.devices.starts import measure_over_starts
 from nas.engine import open_record
@@ -33,7 +33,6 @@ from nas.student import load
 from nas.yardstick import Yardstick
 
 RECIPE = Path(__file__).with_name("sst2.yaml")
-TEACHER = "teacher"  # what the second search need not do again
 FLOAT32 = (
     "compress={vocabulary: {min_count: 2}, distillation: {alpha: 0.1, temperature: 2.0, hidden: 0.0, live: false}, "
     "structured_pruning: {schedule: oneshot}}"  # as in the recipe, without int8
@@ -75,10 +74,10 @@ def _search(recipe: Recipe, path: Path, beside: Path) -> None:
     """Run a search unless it is finished; it takes over the teacher's outputs that an earlier one computed."""
     if (path / "best").exists():
         return
-    path.mkdir(parents=True, exist_ok=True)
-    for earlier in sorted(beside.glob(f"*/{TEACHER}")):
-        if not (path / TEACHER).exists():
-            shutil.copytree(earlier, path / TEACHER, ignore=shutil.ignore_patterns("baseline.json"))
+    folder = RunFolder(path)
+    folder.create()
+    for earlier in sorted(beside.iterdir()):
+        share_outputs(RunFolder(earlier).teacher, folder.teacher)
     run_search(recipe, path)
 
 

@@ -72,14 +72,14 @@ class Student:
         n_seeds: How many seeds.
         latency_ms, low_ms, high_ms: Median and its 95 % confidence interval.
         p95_ms: 95th percentile.
-        speedup: Median of the paired ratios to the teacher.
-        speedup_range: Its 95 % confidence interval; None where it is not known.
+        speedup: Over the teacher, from paired ratios.
         size_bytes: Of the artefact.
         predicted_ms: What the predictor had said.
         test_accuracy: Of the delivered artefact on the test split, None without one.
         test_mean, test_sd: Over the seeds.
         is_feasible: It meets the hard constraints.
         remarks: What a reader must know, e.g. ``noisy``.
+        speedup_range: 95 % confidence interval of the speed-up; None where it is not known.
     """
 
     name: str
@@ -95,12 +95,12 @@ class Student:
     speedup: float
     size_bytes: float
     predicted_ms: float
-    speedup_range: tuple[float, float] | None = None
     test_accuracy: float | None = None
     test_mean: float | None = None
     test_sd: float | None = None
     is_feasible: bool = True
     remarks: tuple[str, ...] = ()
+    speedup_range: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class ReportData:
         candidates: All students trained in the search phase.
         constraints: As written in the recipe.
         limit_ms: The latency constraint in milliseconds, if there is one.
-        counts: E.g. ``{"shapes profiled": 32, "students trained": 24, "failed": 1}``.
+        counts: E.g. ``{"artefacts profiled": 32, "students trained": 24, "failed": 1}``.
         failures: Cause -> how often.
         phases: Phase -> seconds, in order.
         overhead: Share of the time spent neither training nor measuring.

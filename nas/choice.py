@@ -8,8 +8,8 @@ from nas.objectives import Constraint, Objective
 from nas.pareto import hypervolume, pareto_front
 
 
-def finalists(costs: np.ndarray, violations: np.ndarray, n: int, first: int) -> list[int]:
-    """Return up to n points: the given one, the best in the first cost, then what together dominates the most.
+def finalists(costs: np.ndarray, violations: np.ndarray, n: int, first: int, end: int | None = None) -> list[int]:
+    """Return up to n points: the given one, that at one end of the front, then what together dominates the most.
 
     All but the given one are of the feasible front. The volume alone would leave out the most accurate student where
     many are nearly as accurate and faster, though who looks at a front looks at its ends. The others are added greedily
@@ -21,6 +21,7 @@ def finalists(costs: np.ndarray, violations: np.ndarray, n: int, first: int) -> 
         violations: ``(k,)`` worst constraint violation, <= 0 is feasible.
         n: How many to choose, at least 1.
         first: The one that is chosen in any case.
+        end: Column of the cost whose best point is chosen next, the accuracy's; None: there is none.
 
     Returns:
         Indices into ``costs``, in the order of choice.
@@ -30,8 +31,8 @@ def finalists(costs: np.ndarray, violations: np.ndarray, n: int, first: int) -> 
     feasible = np.flatnonzero(violations <= 0)
     front = feasible[pareto_front(costs[feasible])] if len(feasible) else feasible
     scaled = _unit(costs)
-    accurate = [int(front[costs[front, 0].argmin()])] if len(front) else []
-    chosen = list(dict.fromkeys([first, *accurate]))[:n]
+    ends = [] if end is None or not len(front) else [int(front[costs[front, end].argmin()])]
+    chosen = list(dict.fromkeys([first, *ends]))[:n]
     while len(chosen) < n and (left := [int(i) for i in front if i not in chosen]):
         volumes = [hypervolume(scaled[[*chosen, i]], np.full(costs.shape[1], 1.1)) for i in left]
         chosen.append(left[int(np.argmax(volumes))])

@@ -50,6 +50,7 @@ class Epoch:
         sentences_per_s: Rows trained on a second.
         teacher_share: Of the time, 0..1, that the live teacher took; 0 where cached outputs are enough.
         held_out: Loss at the latest look at rows that are not learned from; None without patience, or before a look.
+        learning_rate: Peak of the whole training, see `nas.learners.rate_share`.
     """
 
     loss: float
@@ -57,6 +58,7 @@ class Epoch:
     sentences_per_s: float
     teacher_share: float = 0.0
     held_out: float | None = None
+    learning_rate: float = 0.0
 
 
 class Left(NamedTuple):
@@ -165,7 +167,7 @@ def _train(run: "_Run", seed: int, on_step: Callable[[int, int], None] | None) -
                 break
         seconds = time.perf_counter() - start
         teacher_share = (run.teaching.seconds - taught) / seconds
-        epochs.append(Epoch(total / n_rows, seconds, n_rows / seconds, teacher_share, run.held_out))
+        epochs.append(Epoch(total / n_rows, seconds, n_rows / seconds, teacher_share, run.held_out, run.peak))
     run.patience.restore(run.student)
     return Trained(epochs, left or Left(run.student, run.memory()))
 
@@ -210,13 +212,18 @@ class _Run:
 
     def recall(self, memory: Mapping[str, Tensor]) -> None:
         """Go on from what an earlier part of this training left; without one, see how near the teacher it begins."""
-        self.rate = float(memory[RATE]) if RATE in memory else self._suitable_rate()
+        self.rate = float(memory.get(RATE, 1.0)) if memory else self._suitable_rate()
         with torch.no_grad():
             for i, parameter in enumerate(self.extra):
                 if f"loss.{i}" in memory:
                     parameter.copy_(memory[f"loss.{i}"])
         moments = {key: value for key, value in memory.items() if "/" in key}
         restore_moments(self.optimizer, self._named(), moments)
+
+    @property
+    def peak(self) -> float:
+        """Return the highest learning rate of the training."""
+        return self.settings.lr * self.rate
 
     def _suitable_rate(self) -> float:
         """Return the share of the learning rate for the student as it is."""
@@ -241,7 +248,7 @@ class _Run:
         if not math.isfinite(result):
             raise DivergedError(
                 f"distillation step {step + 1} of {self.schedule.n_steps}: the loss is {result}; it must be finite. "
-                f"Lower lr (now {self.settings.lr:g})."
+                f"Lower lr (now {self.peak:g})."
             )
         value.backward()  # type: ignore[no-untyped-call]
         self.copy.pull_gradients()
@@ -275,7 +282,7 @@ class _Run:
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.lr * self.rate * self.schedule.learning_rate_share(step)
+            group["lr"] = self.peak * self.schedule.learning_rate_share(step)
         self.optimizer.step()
         for parameter in self.extra:
             parameter.grad = None

@@ -96,13 +96,15 @@ class Finalize:
         return [Finalist(trials[i], self._name(trials[i])) for i in picks]
 
     def _choose_on(self, device: str, trials: Sequence[FrozenTrial]) -> list[int]:
-        """Return the places of a device's finalists: the best as it stands now, then others of its front."""
+        """Return the places of a device's finalists: the best now, the most accurate of its front, others of it."""
         objectives, constraints = objectives_on(device, self.objectives), constraints_on(device, self.constraints)
         metrics = [trial.user_attrs["metrics"] for trial in trials]
         costs = np.array([[o.cost(known[o.name]) for o in objectives] for known in metrics])
         misses = np.array([miss_on(device, trial.constraints) for trial in trials])
         first = best(metrics, objectives, constraints, self.known.teacher)
-        return finalists(costs, misses, self.recipe.finalize.finalists, first)
+        names = [objective.name for objective in objectives]
+        end = names.index("accuracy") if "accuracy" in names else None
+        return finalists(costs, misses, self.recipe.finalize.finalists, first, end)
 
     def _name(self, trial: FrozenTrial) -> str:
         """Return a name that says what the student is, e.g. ``t017-3x384-int8``."""

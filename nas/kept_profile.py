@@ -1,8 +1,8 @@
 """Profiles that outlive a run: kept with a device, and found again by every search for students of a like teacher.
 
 A file holds what was measured, not what was fitted, so that other spaces and methods can learn from it. Before a search
-believes it, a few students are measured again: a runtime may be newer now, or the machine another one. Knows files and
-rows; how students are measured and predicted is `nas.profile`'s business.
+believes it, a few students are measured, near the latency asked for where one is: a runtime may be newer now, or the
+machine another one. Knows files and rows; how students are measured and predicted is `nas.profile`'s business.
 """
 
 import hashlib
@@ -18,9 +18,8 @@ from nas.executor import Executor
 from nas.files import read_json, write_json
 from nas.knowledge import Profile
 from nas.measured_rows import described
-from nas.objectives import at
 from nas.prepare import Prepared
-from nas.profile import fit_profile, measure_candidates, shapes_near
+from nas.profile import fit_profile, measure_candidates, shapes_near, tasks_of
 from nas.progress import Progress
 from nas.recipe import DeviceSettings, Recipe
 from nas.run_folder import RunFolder
@@ -91,12 +90,10 @@ def take_over(prepared: Prepared, folder: RunFolder, executor: Executor, progres
     why = unknown_variants(known)
     later: list[dict[str, Any]] = []
     if not why:
-        shapes = shapes_near(prepared, known, CHECKED_NEAR)
-        shapes = shapes or design(prepared.candidates, CHECKED, prepared.bundle.recipe["search"]["seed"])
-        items = {
-            at(f"check-{i}", prepared.device): prepared.candidates.variants(genes) for i, genes in enumerate(shapes)
-        }
-        found, facts = measure_candidates(prepared, items, executor, progress)
+        seed = prepared.bundle.recipe["search"]["seed"]
+        shapes = shapes_near(prepared, known, CHECKED_NEAR, seed + 1)  # with its own seed the profile has been made
+        shapes = shapes or design(prepared.candidates, CHECKED, seed)
+        found, facts = measure_candidates(prepared, tasks_of(prepared, "check", 0, shapes), executor, progress)
         later = [row for rows in found.values() for row in rows]
         why = _changed(known, facts["environment"], later)
     if why:

@@ -1,6 +1,6 @@
 """What of a student learns in a training run, how fast, and the optimiser that makes it learn.
 
-Knows parameters and settings; not losses, not the training loop.
+Knows a student, what its teacher says, and settings; not losses, not the training loop.
 """
 
 import math
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from compressors.terms import MASKED
 from nas.data.tokens import Tokens
 from nas.outputs import divergence, predict_logits
 from nas.recipe import TrainSettings
@@ -52,13 +53,14 @@ def rate_share(student: TextEncoder, tokens: Tokens, logits: np.ndarray) -> floa
     Args:
         student: In evaluation mode, as its training begins.
         tokens: Training rows, ``n`` of them.
-        logits: ``(n, labels)`` what the teacher says of them.
+        logits: ``(n, labels)`` what the teacher says of them; `MASKED` where it says nothing.
 
     Source: KL is quadratic in a small change: Amari 1998, https://doi.org/10.1162/089976698300017746, eq. 2.8; the root
     as a share of the rate is this project's own.
     """
     rows = np.sort(rng_for(0, "rate share").permutation(len(tokens))[:NEARNESS_ROWS])
-    told = logits[rows]
-    farthest = divergence(told, np.zeros_like(told))
-    here = divergence(told, predict_logits(student, tokens.subset(rows)))
+    told, said = logits[rows].astype(np.float32), predict_logits(student, tokens.subset(rows))
+    is_asked = told > MASKED  # of several teachers each knows some labels only
+    farthest = divergence(told, np.where(is_asked, 0.0, MASKED))
+    here = max(0.0, divergence(told, np.where(is_asked, said, MASKED)))
     return max(LEAST_RATE, min(1.0, math.sqrt(here / farthest))) if farthest > 0 else 1.0

@@ -79,7 +79,6 @@ METHODS = _by_name(
         "the smaller two of every four weights zero, then learning under that mask",
         "Mishra et al. 2021, https://arxiv.org/abs/2104.08378",
         ("distillation", "weight_pruning:sparsity=0.5,pattern=2:4,schedule=oneshot"),
-        lr=KEEP,
         remarks=("made for GPUs with sparse cores; this runtime computes the zeros",),
     ),
     Method(

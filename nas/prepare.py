@@ -22,7 +22,7 @@ from nas.candidates import Candidates
 from nas.data.sources import TextData, load_data
 from nas.data.tokenize import tokenize
 from nas.data.tokens import Tokens, bucketed_batches
-from nas.devices.settings import check_lengths, workload_of
+from nas.devices.settings import check_lengths, open_device, workload_of
 from nas.files import MANIFEST, atomic_write, read_json, write_json
 from nas.meter import Stopwatch
 from nas.outputs import accuracy, predict_logits
@@ -52,6 +52,7 @@ class Prepared:
         scores: The teacher's accuracy, and test_accuracy where there is a test split.
         seconds: What took how long; ``teacher`` is all work of its own: fine-tuning, outputs, importance, accuracy.
         device: Which of several devices that length is of; the only one is called "".
+        takes_turns: Whether that device measures several students in turns.
     """
 
     teacher: Teacher
@@ -62,10 +63,12 @@ class Prepared:
     scores: Mapping[str, float]
     seconds: Mapping[str, float]
     device: str = ""
+    takes_turns: bool = False
 
     def on(self, device: str, settings: DeviceSettings) -> "Prepared":
         """Return the same for one of several devices."""
-        return replace(self, device=device, n_tokens=measured_length(settings, self.bundle.validation))
+        n_tokens, takes_turns = measured_length(settings, self.bundle.validation), not open_device(settings).is_fresh
+        return replace(self, device=device, n_tokens=n_tokens, takes_turns=takes_turns)
 
 
 def prepare(
@@ -145,7 +148,8 @@ def prepare_to_measure(recipe: Recipe, progress: Progress) -> Prepared:
     importance = Importance.alike(config.heads, config.ffn, config.hidden).to_arrays()
     bundle = _bundle(recipe, teacher, (train, validation, None), outputs, importance)
     clock.lap("data")
-    return Prepared(teacher, data, bundle, candidates, measured_length(recipe.device, validation), {}, clock.laps)
+    found = Prepared(teacher, data, bundle, candidates, 0, {}, clock.laps)
+    return found.on(*next(iter(recipe.targets.items())))
 
 
 def measured_length(device: DeviceSettings, validation: Tokens) -> int:

@@ -6,6 +6,7 @@ cannot meet a hard constraint is recognised in milliseconds.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from nas.calm import calm_reference_ms
 from nas.design import NEAR, POOL, design, design_near
 from nas.devices.base import Measurement
+from nas.devices.host import MOST_TOGETHER
 from nas.executor import Executor, Outcome, Task
 from nas.files import read_json, write_json
 from nas.goals import ceilings_on, on
@@ -29,6 +31,7 @@ from search_spaces.seeding import rng_for
 from search_spaces.space import Genes, Value
 
 TOGETHER = 5  # shapes of one task: they take turns, so what slows the machine for a while slows them alike
+LEAST_TASKS = 4  # so that a quiet time can be told from others
 
 
 def profiles(
@@ -131,13 +134,13 @@ def measure_space(
     shapes = design(prepared.candidates, n_shapes - n_near, search["seed"])
     stored = _measure_calmly(prepared, shapes, {"rows": [], **({"old": old} if old else {})}, executor, progress)
     if n_near:
-        near = shapes_near(prepared, fit_profile(prepared, stored), n_near, shapes)
+        near = shapes_near(prepared, fit_profile(prepared, stored), n_near, search["seed"], shapes)
         stored = _measure_calmly(prepared, near, stored, executor, progress)
     return stored
 
 
 def shapes_near(
-    prepared: Prepared, known: Profile, n_shapes: int, measured: Sequence[Genes] = ()
+    prepared: Prepared, known: Profile, n_shapes: int, seed: int, measured: Sequence[Genes] = ()
 ) -> list[dict[str, Value]]:
     """Return genes whose predicted latency is near what the recipe asks for; none where it asks for no latency.
 
@@ -145,9 +148,10 @@ def shapes_near(
         prepared: Candidates and constraints.
         known: What predicts.
         n_shapes: How many to return; fewer where there are no more.
+        seed: Of the draw.
         measured: Genes to keep away from.
     """
-    limits, seed = _limits(prepared), prepared.bundle.recipe["search"]["seed"]
+    limits = _limits(prepared)
     if not limits:
         return []
     limit_ms = min(limit.limit(known.teacher) for limit in limits)
@@ -187,6 +191,27 @@ def _measure_calmly(
         second, _ = measure_candidates(prepared, again, executor, progress)
         found |= {uid: min(found[uid], some, key=_slowest_ms) for uid, some in second.items()}
     return {**stored, "rows": [*rows, *(row for uid in items for row in found.get(uid, ()))], **facts}
+
+
+def tasks_of(prepared: Prepared, name: str, first: int, shapes: Sequence[Genes]) -> dict[str, list[Genes]]:
+    """Return the candidates that are measured together, shapes in every variant, by names for their tasks.
+
+    On a device that measures file by file in processes of their own a task has one shape.
+
+    Args:
+        prepared: Of the device.
+        name: That the names begin with, before a number.
+        first: The first number.
+        shapes: To be measured.
+    """
+    variants = [prepared.candidates.variants(genes) for genes in shapes]
+    n_files = max(map(len, variants), default=1)
+    n_most = min(TOGETHER, len(shapes) // LEAST_TASKS, MOST_TOGETHER // n_files) if prepared.takes_turns else 1
+    n_shapes = max(1, n_most)
+    return {
+        at(f"{name}-{first + i}", prepared.device): list(chain.from_iterable(variants[i : i + n_shapes]))
+        for i in range(0, len(shapes), n_shapes)
+    }
 
 
 def measure_candidates(
@@ -238,8 +263,9 @@ def _slowest_ms(rows: Sequence[Mapping[str, Any]]) -> float:
 
 
 def _task(prepared: Prepared, uid: str, candidates: Sequence[Mapping[str, Value]]) -> Task:
-    """Return the task that measures some candidates together."""
-    timeout_s = prepared.bundle.recipe["search"]["trial_timeout_s"]
+    """Return the task that measures some candidates together; each of their shapes may take as long as a trial."""
+    n_shapes = len({prepared.candidates.architecture(genes) for genes in candidates})
+    timeout_s = n_shapes * prepared.bundle.recipe["search"]["trial_timeout_s"]
     spec = {
         "candidates": [dict(genes) for genes in candidates],
         "tokens": prepared.n_tokens,

@@ -213,6 +213,7 @@ def _curves(epochs: Sequence[Epoch]) -> dict[str, list[float]]:
     curves = {
         "loss": [epoch.loss for epoch in epochs],
         "sentences_per_s": [epoch.sentences_per_s for epoch in epochs],
+        "learning_rate": [epoch.learning_rate for epoch in epochs],
     }
     shares = [epoch.teacher_share for epoch in epochs]
     held_out = [epoch.held_out for epoch in epochs if epoch.held_out is not None]

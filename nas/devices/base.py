@@ -78,7 +78,8 @@ class Measurement:
         high_ms: Upper end of it.
         n: Timed calls.
         reference_ms: Median of the reference in the same rounds; None without a reference.
-        speedup: Median over the rounds of reference / artefact; None without a reference.
+        speedup: Median over the rounds of reference / artefact, of several processes the geometric mean of these; None
+            without a reference.
         contended: Something else used the processor during too many rounds, in every attempt.
         noisy: The confidence interval stayed wider than asked for.
         load_ms: From bytes to a session that is ready.
@@ -188,7 +189,7 @@ class Device(Protocol):
 
         Args:
             artefacts: Exported models, quantized or not.
-            reference: What they are compared with, measured in turns with each of them.
+            reference: What they are compared with, measured in turns with them.
             workload: What one call gets.
             quick: Settle for a wider confidence interval (for fitting a predictor).
 

@@ -103,6 +103,11 @@ class HostDevice:
         """Return the threads of the runtime on this machine."""
         return self._settings.threads
 
+    @property
+    def most_together(self) -> int:
+        """Return how many files are loaded at once to take turns."""
+        return MOST_TOGETHER
+
     def version(self) -> str:
         """Return the runtime with its version and what of it is used."""
         raise NotImplementedError
@@ -125,7 +130,9 @@ class HostDevice:
     def measure(
         self, artefacts: Sequence[bytes], reference: bytes | None, workload: Workload, quick: bool = False
     ) -> list[Measurement]:
-        """Return one measurement for each artefact, all in turns with the reference, pinned to idle processors.
+        """Return one measurement for each artefact, in turns with each other and the reference, on idle processors.
+
+        Sixteen files at most, or 400 MB of them, take turns; more are measured after them.
 
         Args:
             artefacts: What `export` returned, or a compressor made of it.
@@ -140,7 +147,7 @@ class HostDevice:
         with pinned(self.name, settings.threads, settings.affinity) as self._processors, self.running():
             other = None if reference is None else self._calls(self._load(reference), workload)
             measurements: list[Measurement] = []
-            for some in _together(artefacts):
+            for some in _together(artefacts, self.most_together):
                 measurements += self._measure(some, other, workload, patience)
         return measurements
 
@@ -296,12 +303,13 @@ class HostDevice:
         return DeviceError(f"device {self.name!r}: {what}; {self.title} says: {reason}")
 
 
-def _together(artefacts: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
-    """Yield artefacts that are loaded and timed at once, in their order."""
+def _together(artefacts: Sequence[bytes], most: int) -> Iterator[Sequence[bytes]]:
+    """Yield artefacts that are loaded and timed at once, in their order: so many at most, and not too many bytes."""
     some: list[bytes] = []
     for artefact in artefacts:
-        if some and (len(some) == MOST_TOGETHER or sum(map(len, some)) + len(artefact) > BYTES_TOGETHER):
+        if some and (len(some) == most or sum(map(len, some)) + len(artefact) > BYTES_TOGETHER):
             yield some
             some = []
         some.append(artefact)
-    yield some
+    if some:
+        yield some

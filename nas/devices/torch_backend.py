@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field
 
 from compressors.torch_file import to_blob
 from nas.devices.base import Format, Measurement, Workload
-from nas.devices.host import HostDevice
+from nas.devices.host import MOST_TOGETHER, HostDevice
 from nas.recipe import Section
 from search_spaces.errors import ConfigError
 from search_spaces.families.encoder_model import TextEncoder
@@ -42,6 +42,11 @@ class TorchEager(HostDevice):
     runtime: ClassVar[str] = "torch"
     title: ClassVar[str] = "torch"
     format: Format = "torch"
+
+    @property
+    def most_together(self) -> int:
+        """Return 1 for compiled files: torch gives up compiling where many models of one class are there."""
+        return 1 if self.options.compile else MOST_TOGETHER
 
     def check(self) -> None:
         """Refuse a GPU that is not there, to compile without a compiler, and too many threads.

@@ -21,15 +21,16 @@ def test_finalists_come_from_the_feasible_front_and_dominated_points_never_do() 
 
 def test_the_one_that_is_best_now_is_a_finalist_and_the_others_add_the_most() -> None:
     costs = np.array([[0.0, 3.0], [0.1, 2.9], [1.0, 1.0], [3.0, 0.0]])
-    assert finalists(costs, np.zeros(4), 3, first=1) == [1, 0, 2]
-    assert finalists(costs, np.array([0.0, 0.9, 0.0, 0.0]), 3, first=0) == [0, 2, 3]
+    assert finalists(costs, np.zeros(4), 2, first=1) == [1, 2]
+    assert finalists(costs, np.array([0.0, 0.9, 0.0, 0.0]), 2, first=1) == [1, 2]
 
 
-def test_the_best_in_the_first_objective_is_the_second_finalist() -> None:
-    costs = np.array([[0.0, 3.0], [0.1, 2.9], [1.0, 1.0], [3.0, 0.0]])
-    assert finalists(costs, np.zeros(4), 2, first=2) == [2, 0]
-    assert finalists(costs, np.array([0.5, 0.0, 0.0, 0.0]), 2, first=2) == [2, 1]
-    assert finalists(costs, np.zeros(4), 2, first=0) == [0, 2]
+def test_the_most_accurate_one_of_the_front_is_the_second_finalist() -> None:
+    costs = np.array([[3.0, 0.0], [2.9, 0.1], [1.0, 1.0], [0.0, 3.0]])  # accuracy is the second objective
+    assert finalists(costs, np.zeros(4), 2, first=2, end=1) == [2, 0]
+    assert finalists(costs, np.array([0.5, 0.0, 0.0, 0.0]), 2, first=2, end=1) == [2, 1]
+    assert finalists(costs, np.zeros(4), 2, first=0, end=1) == [0, 2]
+    assert finalists(costs, np.zeros(4), 1, first=2, end=1) == [2]
 
 
 def test_when_too_few_are_feasible_the_least_infeasible_follow() -> None:

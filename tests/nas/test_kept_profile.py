@@ -65,7 +65,7 @@ def prepared(made: Candidates, n_shapes: int = 16, constraints: Sequence[str] = 
     settings = {"name": "pi5", "backend": "onnxruntime", **device}
     recipe = Recipe.model_validate({"search": search, "device": settings, "constraints": constraints})
     bundle = SimpleNamespace(recipe=recipe.model_dump(mode="json"))
-    found: Any = SimpleNamespace(candidates=made, bundle=bundle, n_tokens=N_TOKENS, device="")
+    found: Any = SimpleNamespace(candidates=made, bundle=bundle, n_tokens=N_TOKENS, device="", takes_turns=False)
     return found
 
 

@@ -1,10 +1,12 @@
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from compressors.distillation import Distillation
+from compressors.terms import MASKED
 from compressors.weights import WeightPruning
 from nas.bundle import Outputs
 from nas.distill import distill
@@ -12,6 +14,7 @@ from nas.learners import LEAST_RATE, rate_share
 from nas.outputs import predict_logits
 from nas.recipe import TrainSettings
 from nas.schedule import Rung
+from search_spaces.families.encoder_model import TextEncoder
 from tests.compressors.encoders import encoder, texts
 
 
@@ -53,6 +56,25 @@ def test_the_share_is_the_root_of_the_divergence_from_the_teacher_over_that_of_w
     assert rate_share(student, tokens, logits) == pytest.approx(float((here / farthest).sqrt()), rel=1e-3)
 
 
+def test_a_student_that_answers_as_a_sure_teacher_does_is_no_farther_than_nothing(sure):
+    teacher, tokens, _ = sure
+    surer = copy.deepcopy(teacher)
+    with torch.no_grad():
+        surer.head.out.weight.mul_(30)
+    told = predict_logits(surer, tokens).astype(np.float16)  # as they are kept
+    assert rate_share(surer, tokens, told) == LEAST_RATE
+
+
+def test_what_other_teachers_are_asked_for_is_left_aside(sure):
+    _, tokens, _ = sure
+    student = TextEncoder(replace(encoder().config, labels=("a", "b", "c", "d"))).eval()
+    with torch.no_grad():
+        student.head.out.weight.mul_(30)
+    logits = predict_logits(student, tokens)
+    logits[:150, 2:] = logits[150:, :2] = MASKED
+    assert rate_share(student, tokens, logits.astype(np.float16)) == pytest.approx(LEAST_RATE)
+
+
 def test_a_teacher_without_opinions_slows_nobody(sure):
     teacher, tokens, logits = sure
     assert rate_share(teacher, tokens, np.zeros_like(logits)) == 1.0
@@ -64,7 +86,8 @@ def test_an_intact_student_forgets_less_at_the_gentle_rate(sure):
     moved = {}
     for gentle in (True, False):
         student, settings = copy.deepcopy(teacher), TrainSettings(lr=3e-3, precision="fp32", gentle=gentle)
-        left = distill(student, tokens, told, settings, seed=0, loss=Distillation()).left
+        epochs, left = distill(student, tokens, told, settings, seed=0, loss=Distillation())
+        assert epochs[0].learning_rate == pytest.approx(3e-4 if gentle else 3e-3)
         assert float(left.memory["rate"]) == pytest.approx(LEAST_RATE if gentle else 1.0)
         moved[gentle] = np.abs(predict_logits(student, tokens) - logits).mean()
     assert moved[True] < 0.5 * moved[False]

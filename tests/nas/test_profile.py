@@ -1,7 +1,8 @@
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,10 +16,11 @@ from nas.devices.base import Measurement
 from nas.executor import Cause, Failure, Task
 from nas.knowledge import Profile
 from nas.objectives import Constraint
-from nas.profile import check_feasible, profile, remember
+from nas.profile import check_feasible, profile, remember, tasks_of
 from nas.progress import Progress, Silent
 from nas.run_folder import RunFolder
 from search_spaces.errors import ConfigError, DeviceError, InfeasibleError
+from search_spaces.space import Genes
 from tests.nas.phases import N_TOKENS, Formula, candidates, known, latency_ms
 
 
@@ -30,12 +32,6 @@ def made() -> Candidates:
 @pytest.fixture(scope="module")
 def profiled(made: Candidates) -> Profile:
     return known(made)
-
-
-@pytest.fixture(autouse=True)
-def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every shape be a task of its own, so that it is plain which one was disturbed."""
-    monkeypatch.setattr("nas.profile.TOGETHER", 1)
 
 
 def test_a_design_is_new_everywhere_and_the_same_for_one_seed(made: Candidates) -> None:
@@ -147,7 +143,7 @@ def measured(
     folder.create()
     search = {"profile_shapes": 16, "seed": 0, "trial_timeout_s": 10.0}
     bundle = SimpleNamespace(recipe={"search": search, "constraints": constraints})
-    prepared: Any = SimpleNamespace(candidates=made, bundle=bundle, n_tokens=N_TOKENS, device="")
+    prepared: Any = SimpleNamespace(candidates=made, bundle=bundle, n_tokens=N_TOKENS, device="", takes_turns=False)
     return profile(prepared, folder, executor, progress or Silent())
 
 
@@ -243,15 +239,20 @@ def test_a_fifth_of_the_shapes_lies_near_the_latency_that_is_asked_for(made: Can
     assert len({made.space.key(shapes[0]) for shapes in asked[-3:]} | {made.space.key(asked[0][0])}) == 4
 
 
-def test_some_shapes_are_measured_together(made: Candidates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nas.profile.TOGETHER", 5)
-    executor = Disturbed(made, ["profile-5"], times=1)
-    found = measured(made, executor, tmp_path)
-    n_variants = len(made.variants(made.warm_start()[0]))
-    asked = {task.uid: len(task.spec["candidates"]) for task in executor.seen}
-    assert asked == {f"profile-{i}": n_variants * min(5, 16 - i) for i in (0, 5, 10, 15)}
-    assert executor.seen_of["profile-5"] == 2  # one of them was disturbed: all are measured again
-    assert found.latency.report.n == 16 * n_variants
+def test_shapes_are_measured_together_where_a_device_takes_turns(made: Candidates) -> None:
+    shapes, n_variants = design(made, 21, 0), len(made.variants(made.warm_start()[0]))
+
+    def tasks(shapes: Sequence[Genes], takes_turns: bool) -> dict[str, list[Genes]]:
+        prepared: Any = SimpleNamespace(candidates=made, device="", takes_turns=takes_turns)
+        return tasks_of(prepared, "profile", 3, shapes)
+
+    together, alone = tasks(shapes, True), tasks(shapes, False)
+    counts = {name: len(found) // n_variants for name, found in together.items()}
+    assert counts == {"profile-3": 5, "profile-8": 5, "profile-13": 5, "profile-18": 5, "profile-23": 1}
+    assert {len(found) for found in alone.values()} == {n_variants}
+    assert list(chain(*together.values())) == list(chain(*alone.values()))
+    few = tasks(shapes[:8], True)
+    assert {len(found) for found in few.values()} == {2 * n_variants}  # four tasks: one can be told from the others
 
 
 def test_a_limit_beyond_the_space_gets_the_shapes_nearest_to_it(made: Candidates) -> None:
