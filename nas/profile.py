@@ -174,13 +174,7 @@ def _measure_calmly(
 ) -> dict[str, Any]:
     """Measure shapes in every variant, some together, once more what something disturbed; add them to others."""
     rows = list(stored["rows"])
-    variants = [prepared.candidates.variants(genes) for genes in shapes]
-    items = {
-        at(f"profile-{len(rows) + i}", prepared.device): [
-            genes for each in variants[i : i + TOGETHER] for genes in each
-        ]
-        for i in range(0, len(shapes), TOGETHER)
-    }
+    items = tasks_of(prepared, "profile", len(rows), shapes)
     found, facts = measure_candidates(prepared, items, executor, progress)
     calm_ms = calm_reference_ms([row["reference_ms"] for some in (rows, *found.values()) for row in some])
     again = {uid: items[uid] for uid, some in found.items() if _slowest_ms(some) > calm_ms}
