@@ -1,10 +1,10 @@
 """ExecuTorch and LiteRT as devices: real files in the real runtimes, where they are."""
 
-from collections.abc import re
+import re
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-import Callable
 import numpy as np
 import pytest
 
